@@ -1,0 +1,99 @@
+"""Find, check and load the parts of a Qwen2-VL checkpoint, with errors that say what is missing."""
+
+import warnings
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from peft import PeftModel
+from transformers import AutoTokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from g2e_lib.attention import PACKED_ATTENTION
+from g2e_lib.config import file_digest, fingerprint, resolve_model
+from g2e_lib.processor import G2EProcessor
+
+MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "merges.txt")
+
+
+def checkpoint_folder(id_or_path: str | Path) -> Path:
+    """The local folder of a checkpoint or adapter, downloaded from the hub if it is an id.
+
+    Raises:
+        ValueError: neither a folder nor a repository that can be reached.
+    """
+    name = resolve_model(id_or_path)
+    if Path(name).is_dir():
+        return Path(name)
+    looks_local = Path(name).is_absolute() or name.startswith(".") or name.count("/") != 1
+    if looks_local:
+        raise ValueError(f"there is no checkpoint folder {name}: check the path, or give a hub id such as 'org/name'")
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(MODEL_FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"cannot get {name!r} from the hub ({reason}): check the name and the network, or give a local folder"
+        ) from None
+
+
+def checkpoint_fingerprint(folder: Path) -> str:
+    """A hash of every file that determines what a checkpoint or adapter computes."""
+    files = sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern)})
+    return fingerprint({file.name: file_digest(file) for file in files})
+
+
+def load_processor(folder: Path) -> G2EProcessor:
+    """Load tokenizer and image processor; torchvision is not needed, whatever the checkpoint names.
+
+    Raises:
+        ValueError: one of the two is not in the folder.
+    """
+    has_processor = any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
+    has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
+    if not (has_processor and has_tokenizer):
+        what = "tokenizer (tokenizer.json)" if has_processor else "processor (preprocessor_config.json)"
+        raise ValueError(f"checkpoint folder {folder} has no {what}: copy it there from the model it was trained from")
+    image_processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
+    return G2EProcessor(image_processor, AutoTokenizer.from_pretrained(folder, padding_side="right"))
+
+
+def load_model(folder: Path, dtype: str) -> Qwen2VLForConditionalGeneration:
+    """Load the generative model, its vision tower with packed attention.
+
+    Args:
+        folder: an ordinary Hugging Face directory.
+        dtype: "float32" or "bfloat16".
+
+    Raises:
+        ValueError: the folder holds no Qwen2-VL, or not its weights.
+    """
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"checkpoint folder {folder} has no config.json: it is not a model folder, or incomplete")
+    config = Qwen2VLConfig.get_config_dict(folder)[0]
+    if config.get("model_type") != Qwen2VLConfig.model_type:
+        raise ValueError(
+            f"{folder} holds a model of type {config.get('model_type')!r}, but only 'qwen2_vl' (Qwen2-VL) is supported"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(f"checkpoint folder {folder} has no *.safetensors weights: download or convert them")
+    attention = {"text_config": "sdpa", "vision_config": PACKED_ATTENTION}
+    return Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
+
+
+def apply_adapter(model: Qwen2VLForConditionalGeneration, folder: Path) -> None:
+    """Put a PEFT adapter onto a model, in place.
+
+    Raises:
+        ValueError: the adapter does not fit the model. PEFT itself only warns and leaves the model as it was.
+    """
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            PeftModel.from_pretrained(model, folder)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ValueError(f"adapter {folder} does not fit the base model: {str(error).splitlines()[0]}") from None
+    if missing := [str(w.message) for w in caught if "missing adapter keys" in str(w.message)]:
+        raise ValueError(
+            f"adapter {folder} does not fit the base model, it was trained on another class or size: {missing[0][:200]}"
+        )

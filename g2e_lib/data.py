@@ -1,0 +1,141 @@
+"""Items, pairs and evaluation rows, and the readers of MMEB's own format.
+
+MMEB-mini is written in this format, so the reader below is the one that reads TIGER-Lab/MMEB-eval and -train.
+"""
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+IMAGE_PLACEHOLDER = "<|image_1|>"  # stands in a row's text where the image goes
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is embedded: a text, an image, or both; the image, if any, comes first.
+
+    Attributes:
+        text: "" for an image alone.
+        image: path of the image file, or None.
+    """
+
+    text: str = ""
+    image: Path | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One training pair."""
+
+    query: Item
+    target: Item
+
+
+@dataclass(frozen=True)
+class EvalRow:
+    """One evaluation query with its candidates; the first one is the right answer."""
+
+    query: Item
+    candidates: tuple[Item, ...]
+
+
+EVAL_SCHEMA = pa.schema(
+    [
+        ("qry_text", pa.string()),
+        ("qry_img_path", pa.string()),
+        ("tgt_text", pa.list_(pa.string())),
+        ("tgt_img_path", pa.list_(pa.string())),
+    ]
+)
+TRAIN_SCHEMA = pa.schema(
+    [
+        (name, pa.string())
+        for name in ("qry", "qry_image_path", "pos_text", "pos_image_path", "neg_text", "neg_image_path")
+    ]
+)
+
+
+def unique(items: Iterable[Hashable]) -> tuple[list[Any], np.ndarray]:
+    """Drop repetitions: the distinct items in order of first appearance, and for each item its row among them.
+
+    >>> unique(["b", "a", "b"])
+    (['b', 'a'], array([0, 1, 0]))
+    """
+    position: dict[Hashable, int] = {}
+    rows = [position.setdefault(item, len(position)) for item in items]
+    return list(position), np.array(rows, dtype=np.int64)
+
+
+def _item(text: str | None, image: str | None, image_root: Path) -> Item:
+    text = (text or "").replace(IMAGE_PLACEHOLDER, "").strip()
+    return Item(text, image_root / image if image else None)
+
+
+def _subset_names(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and any(path.glob("*.parquet")))
+
+
+def read_rows(root: Path, subset: str, split: str) -> list[dict[str, Any]]:
+    """Read `<root>/<subset>/<split>-*.parquet`, the layout of both MMEB repositories.
+
+    Raises:
+        ValueError: the folder, the subset or the split is not there.
+    """
+    if not root.is_dir():
+        raise ValueError(f"there is no data folder {root}: run notebook 00_setup first, which makes it")
+    files = sorted((root / subset).glob(f"{split}-*.parquet"))
+    if not (root / subset).is_dir():
+        raise ValueError(f"unknown subset {subset!r} in {root}: choose one of {', '.join(_subset_names(root))}")
+    if not files:
+        found = sorted({path.name.split("-")[0] for path in (root / subset).glob("*.parquet")})
+        raise ValueError(f"subset {subset!r} in {root} has no split {split!r}: choose one of {', '.join(found)}")
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def read_mmeb_eval(root: Path, subset: str, image_root: Path, limit: int = 0) -> list[EvalRow]:
+    """Read an evaluation subset (columns qry_text, qry_img_path, tgt_text, tgt_img_path).
+
+    Args:
+        root: the data set's folder.
+        subset: such as "MSCOCO_t2i".
+        image_root: the folder that image paths are relative to.
+        limit: at most this many rows, the first ones; 0 means all.
+
+    Raises:
+        ValueError: no such folder or subset, or a row without candidates or with lists of unequal length.
+    """
+    rows = []
+    for number, row in enumerate(read_rows(root, subset, "test")[: limit or None]):
+        texts, images = row["tgt_text"], row["tgt_img_path"]
+        if not texts or len(texts) != len(images):
+            raise ValueError(
+                f"row {number} of {subset} has {len(texts)} candidate texts and {len(images)} candidate images; "
+                "both lists must have the same length, at least 1"
+            )
+        candidates = tuple(_item(text, image, image_root) for text, image in zip(texts, images, strict=True))
+        rows.append(EvalRow(_item(row["qry_text"], row["qry_img_path"], image_root), candidates))
+    return rows
+
+
+def read_mmeb_train(root: Path, subset: str, image_root: Path, split: str = "original", limit: int = 0) -> list[Pair]:
+    """Read a training subset (columns qry, qry_image_path, pos_text, pos_image_path; neg_* are not used).
+
+    Args:
+        root: the data set's folder.
+        subset: such as "MSCOCO_t2i".
+        image_root: the folder that image paths are relative to.
+        split: "original" or "diverse_instruction".
+        limit: at most this many pairs, the first ones; 0 means all.
+    """
+    return [
+        Pair(
+            _item(row["qry"], row["qry_image_path"], image_root),
+            _item(row["pos_text"], row["pos_image_path"], image_root),
+        )
+        for row in read_rows(root, subset, split)[: limit or None]
+    ]

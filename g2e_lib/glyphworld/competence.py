@@ -1,0 +1,67 @@
+"""How good a generator a base model is, on scenes it never saw.
+
+Answers count as right only if greedy decoding would produce them exactly, end-of-turn token included. That is read
+off one teacher-forced pass: greedy decoding gives the right answer if and only if every token of it is the most
+likely one after the right prefix.
+"""
+
+import random
+from collections import defaultdict
+
+import torch
+from transformers import Qwen2VLForConditionalGeneration
+
+from g2e_lib.glyphworld.corpus import Conversation
+from g2e_lib.glyphworld.language import long_caption, questions
+from g2e_lib.glyphworld.pretrain import batches, forward
+from g2e_lib.glyphworld.scenes import Split, sample_scene
+from g2e_lib.processor import G2EProcessor
+
+# Question kind -> required share of right answers, from images and from text descriptions.
+GATES = {"colour": (0.95, 0.95), "at place": (0.90, 0.95), "single": (0.90, 0.95), "count": (0.85, 0.95)}
+
+
+@torch.inference_mode()
+def competence(
+    model: Qwen2VLForConditionalGeneration, processor: G2EProcessor, split: Split, per_kind: int = 300, seed: int = 0
+) -> list[dict]:
+    """Ask `per_kind` questions of every kind about pictures, and about descriptions, of scenes of `split`.
+
+    Returns:
+        One record per kind and source ("image" or "text"): kind, source, n, right (a share).
+    """
+    model.eval()
+    rng = random.Random(f"competence {split} {seed}")
+    asked: dict[tuple[str, str], list[Conversation]] = defaultdict(list)
+    kinds = {q.kind for _ in range(50) for q in questions(sample_scene(rng, split), rng)} | {"single"}
+    while any(len(asked["image", kind]) < per_kind for kind in kinds):
+        scene = sample_scene(rng, split)
+        for q in questions(scene, rng):
+            if len(asked["image", q.kind]) < per_kind and rng.random() < 0.3:
+                asked["image", q.kind].append(Conversation(((q.text, q.answer),), None, scene))
+                described = f"{long_caption(scene, rng)[0]}\n{q.text}"
+                asked["text", q.kind].append(Conversation(((described, q.answer),)))
+    records = []
+    for (source, kind), conversations in sorted(asked.items()):
+        right = _exactly_right(model, processor, conversations)
+        records.append({"kind": kind, "source": source, "n": len(conversations), "right": right / len(conversations)})
+    return records
+
+
+def _exactly_right(
+    model: Qwen2VLForConditionalGeneration, processor: G2EProcessor, conversations: list[Conversation]
+) -> int:
+    right = 0
+    for batch in batches(conversations, processor, chunk_tokens=4096):
+        logits, labels = forward(model, batch)
+        rows = (batch["labels"][:, 1:] != -100).nonzero()[:, 0]
+        is_wrong = torch.zeros(len(batch["labels"]), dtype=torch.bool)
+        is_wrong[rows[logits.argmax(-1) != labels]] = True
+        right += int((~is_wrong).sum())
+    return right
+
+
+def passes_gates(records: list[dict]) -> bool:
+    """Tell whether every gate of GATES is met."""
+    share = {(record["source"], record["kind"]): record["right"] for record in records}
+    return all(share["image", k] >= image and share["text", k] >= text for k, (image, text) in GATES.items())
