@@ -15,14 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import Qwen2VLForConditionalGeneration
 from transformers import __version__ as transformers_version
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from g2e_lib.attention import encode_images
 from g2e_lib.checkpoint import (
     apply_adapter,
     checkpoint_fingerprint,
@@ -34,13 +31,14 @@ from g2e_lib.config import code_fingerprint
 from g2e_lib.data import Item, unique
 from g2e_lib.processor import G2EProcessor
 from g2e_lib.prompts import Prompt, Role, get_prompt, render_parts
+from g2e_lib.qwen2vl import hidden_states
 
 logger = logging.getLogger(__name__)
 
 MIN_SIDE = 4  # pixels; a thinner image has no content, and resizing it invents one
 MAX_ASPECT_RATIO = 200  # Qwen2-VL's own limit
 # Source files that decide what an embedding is; their content is part of every cache key.
-CODE = ("attention.py", "embedder.py", "processor.py", "prompts.py")
+CODE = ("embedder.py", "processor.py", "prompts.py", "qwen2vl.py")
 
 Embeddable = str | Image.Image | Mapping[str, Any] | Item
 
@@ -349,65 +347,10 @@ class Embedder:
         """Pooled, normalised embeddings of one batch, (B, D) float32."""
         images = [open_image(one.source) for one in inputs if one.source is not None]
         pixels = self.processor.image_processor(images=images, return_tensors="pt") if images else {}
-        hidden = forward_hidden(self.model, tokens, pixels, self.processor.tokenizer.pad_token_id)
-        last = torch.tensor([len(one.ids) - 1 for one in tokens], device=hidden.device)
-        pooled = hidden[torch.arange(len(tokens), device=hidden.device), last].float()
+        width, pad = max(len(one.ids) for one in tokens), self.processor.tokenizer.pad_token_id
+        ids = torch.tensor([one.ids + [pad] * (width - len(one.ids)) for one in tokens])
+        last = torch.tensor([len(one.ids) - 1 for one in tokens])
+        inputs_on_device = {key: value.to(self.device) for key, value in pixels.items()}
+        hidden = hidden_states(self.model, ids.to(self.device), **inputs_on_device)
+        pooled = hidden[torch.arange(len(tokens)), last].float()
         return torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
-
-
-def position_ids(tokens: list[_Tokens], image_token_id: int) -> Tensor:
-    """Qwen2-VL's positions for right-padded inputs with at most one image each.
-
-    Text counts up in all three components. The visual tokens of an image share their time component, and have row
-    and column in the other two; text after them goes on from the largest. Equal to the model's own get_rope_index,
-    which loops over rows and images.
-
-    Returns:
-        (3, B, L) int64: time, row and column.
-    """
-    width = max(len(one.ids) for one in tokens)
-    positions = np.tile(np.arange(width), (3, len(tokens), 1))
-    for i, one in enumerate(tokens):
-        if one.grid:
-            rows, columns = one.grid
-            start, count = one.ids.index(image_token_id), rows * columns
-            positions[0, i, start : start + count] = start
-            positions[1, i, start : start + count] = start + np.arange(count) // columns
-            positions[2, i, start : start + count] = start + np.arange(count) % columns
-            positions[:, i, start + count :] += max(rows, columns) - count
-    return torch.from_numpy(positions)
-
-
-def forward_hidden(
-    model: Qwen2VLForConditionalGeneration, tokens: list[_Tokens], pixels: Mapping[str, Tensor], pad_token_id: int
-) -> Tensor:
-    """The last layer's states after the final norm.
-
-    Inputs are padded on the right, where causal attention never looks, so no attention mask is needed.
-
-    Args:
-        model: the generative model.
-        tokens: B inputs.
-        pixels: the image processor's pixel_values and image_grid_thw for the inputs with images, or empty.
-        pad_token_id: fills the right.
-
-    Returns:
-        (B, L, D) in the model's dtype; rows are meaningless beyond each input's length.
-    """
-    width, device = max(len(one.ids) for one in tokens), model.device
-    ids = torch.tensor([one.ids + [pad_token_id] * (width - len(one.ids)) for one in tokens], device=device)
-    multimodal: dict[str, Any] = {}
-    if pixels:
-        visual = model.model.visual
-        values = pixels["pixel_values"].to(device, visual.dtype)
-        features = encode_images(visual, values, pixels["image_grid_thw"].to(device))
-        multimodal["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=(features,))}
-        multimodal["image_grid_thw"] = pixels["image_grid_thw"].to(device)
-    output = model.model(
-        input_ids=ids,
-        position_ids=position_ids(tokens, model.config.image_token_id).to(device),
-        mm_token_type_ids=(ids == model.config.image_token_id).int(),
-        use_cache=False,
-        **multimodal,
-    )
-    return output.last_hidden_state

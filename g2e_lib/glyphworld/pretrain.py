@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
-from transformers import Qwen2VLForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-from g2e_lib.attention import PACKED_ATTENTION, encode_images
+from transformers import AttentionInterface, AttentionMaskInterface, Qwen2VLForConditionalGeneration
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from g2e_lib.qwen2vl import PACKED_ATTENTION, encode_images, hidden_states
 from g2e_lib.glyphworld.corpus import Conversation, sample_conversation
 from g2e_lib.glyphworld.model import SPECIAL_TOKENS, build_model, build_processor, build_tokenizer
 from g2e_lib.glyphworld.render import CELL, render
@@ -33,6 +33,8 @@ from g2e_lib.glyphworld.vocabulary import BACKGROUNDS, COLOURS, OBJECTS
 from g2e_lib.processor import G2EProcessor
 
 IGNORED = -100  # label of tokens that carry no loss
+FLOAT32_ATTENTION = "float32_sdpa"
+LENGTH_STEP = 32  # tokens
 TOKENIZER_SAMPLE = 20_000  # conversations the tokenizer is trained on
 
 
@@ -56,8 +58,8 @@ class Recipe:
     steps: int = 6000
     conversations: int = 32
     chunk_tokens: int = 1024
-    learning_rate: float = 1e-3
-    warmup_steps: int = 200
+    learning_rate: float = 2e-3
+    warmup_steps: int = 50
     decay_steps: int = 1500
     weight_decay: float = 0.01
     max_gradient_norm: float = 1.0
@@ -91,7 +93,11 @@ def tokenize(conversation: Conversation, processor: G2EProcessor, visual_tokens:
 
 
 def batches(conversations: list[Conversation], processor: G2EProcessor, chunk_tokens: int) -> Iterator[dict]:
-    """Cut conversations into padded batches of similar length, each with at most `chunk_tokens` tokens."""
+    """Cut conversations into padded batches of similar length and about `chunk_tokens` tokens.
+
+    Only a handful of shapes occur (lengths are multiples of LENGTH_STEP, rows fill the chunk, if need be with
+    padding alone), because matrix kernels are compiled for every new shape.
+    """
     merge = processor.image_processor.merge_size**2
     images = [conversation_image(c) for c in conversations]
     shown = [image for image in images if image is not None]
@@ -103,26 +109,21 @@ def batches(conversations: list[Conversation], processor: G2EProcessor, chunk_to
         grid, patch = (None, None) if image is None else (next(grids), next(patches))
         ids, labels = tokenize(conversation, processor, 0 if grid is None else int(grid.prod()) // merge)
         items.append((ids, labels, grid, patch))
-    items.sort(key=lambda item: len(item[0]))
+    items.sort(key=lambda item: len(item[0]), reverse=True)
     while items:
-        longest, count = len(items[0][0]), 0
-        while count < len(items) and max(longest, len(items[count][0])) * (count + 1) <= chunk_tokens:
-            longest = max(longest, len(items[count][0]))
-            count += 1
-        chunk, items = items[: max(count, 1)], items[max(count, 1) :]
-        yield _pad(chunk, processor)
+        width = -(-len(items[0][0]) // LENGTH_STEP) * LENGTH_STEP
+        rows = max(1, chunk_tokens // width)
+        chunk, items = items[:rows], items[rows:]
+        yield _pad(chunk, rows, width, processor.tokenizer.pad_token_id)
 
 
-def _pad(items: list[tuple], processor: G2EProcessor) -> dict:
-    width = max(len(ids) for ids, *_ in items)
-    input_ids = torch.full((len(items), width), processor.tokenizer.pad_token_id)
-    labels = torch.full((len(items), width), IGNORED)
-    mask = torch.zeros((len(items), width), dtype=torch.long)
+def _pad(items: list[tuple], rows: int, width: int, pad_token_id: int) -> dict:
+    input_ids = torch.full((rows, width), pad_token_id)
+    labels = torch.full((rows, width), IGNORED)
     for row, (ids, label, _, _) in enumerate(items):
         input_ids[row, : len(ids)] = torch.tensor(ids)
         labels[row, : len(ids)] = torch.tensor(label)
-        mask[row, : len(ids)] = 1
-    batch = {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+    batch = {"input_ids": input_ids, "labels": labels}
     if grids := [grid for _, _, grid, _ in items if grid is not None]:
         batch["image_grid_thw"] = torch.stack(grids)
         batch["pixel_values"] = torch.cat([patch for *_, patch in items if patch is not None])
@@ -130,19 +131,19 @@ def _pad(items: list[tuple], processor: G2EProcessor) -> dict:
 
 
 def forward(model: Qwen2VLForConditionalGeneration, batch: dict) -> tuple[Tensor, Tensor]:
-    """Logits of the tokens that carry loss, and those tokens: (labelled, vocabulary) float32, (labelled,) int64."""
-    multimodal = {}
-    if "pixel_values" in batch:
-        tokens = encode_images(model.model.visual, batch["pixel_values"], batch["image_grid_thw"])
-        multimodal = {
-            "mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=(tokens,))},
-            "image_grid_thw": batch["image_grid_thw"],
-            "mm_token_type_ids": (batch["input_ids"] == model.config.image_token_id).int(),
-        }
-    output = model.model(batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, **multimodal)
+    """Logits of the tokens that carry loss, and those tokens.
+
+    Returns:
+        (labelled, vocabulary) float32 and (labelled,) int64; filled up with IGNORED to a multiple of 64.
+    """
+    hidden = hidden_states(model, batch["input_ids"], batch.get("pixel_values"), batch.get("image_grid_thw"))
     labels = batch["labels"][:, 1:]
-    is_labelled = labels != IGNORED
-    return model.lm_head(output.last_hidden_state[:, :-1][is_labelled]).float(), labels[is_labelled]
+    row, column = (labels != IGNORED).nonzero(as_tuple=True)
+    fill = -len(row) % 64
+    row, column = torch.nn.functional.pad(row, (0, fill)), torch.nn.functional.pad(column, (0, fill))
+    wanted = labels[row, column]
+    wanted[len(wanted) - fill :] = IGNORED
+    return model.lm_head(hidden[row, column]).float(), wanted
 
 
 class CellHead(nn.Module):
@@ -251,6 +252,20 @@ def pretrain_vision(model: Qwen2VLForConditionalGeneration, processor: G2EProces
             yield {"phase": "vision", "step": step + 1, "loss": loss.item(), "cells_right": accuracy.item()}
 
 
+def attention_in_float32(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: object
+) -> tuple[Tensor, None]:
+    """transformers' sdpa outside autocast: the backward pass in bfloat16 takes three times as long on a CPU."""
+    with torch.autocast("cpu", enabled=False):
+        states = query.float(), key.float(), value.float()
+        output, _ = sdpa_attention_forward(module, *states, attention_mask, **kwargs)
+    return output.to(query.dtype), None
+
+
+AttentionInterface.register(FLOAT32_ATTENTION, attention_in_float32)
+AttentionMaskInterface.register(FLOAT32_ATTENTION, sdpa_mask)
+
+
 def rank() -> int:
     """This process's number among those that train together."""
     return dist.get_rank() if dist.is_initialized() else 0
@@ -306,6 +321,7 @@ def pretrain(recipe: Recipe, folder: Path) -> None:
     processor = build_processor(build_tokenizer(tokenizer_texts(recipe.seed)))
     model = build_model(processor.tokenizer, recipe.seed)
     model.model.visual.set_attn_implementation(PACKED_ATTENTION)
+    model.model.language_model.set_attn_implementation(FLOAT32_ATTENTION)
     parameters = dict(model.named_parameters())
     optimizer, state = Optimizer(parameters, recipe), folder / "state.safetensors"
     finished = optimizer.load(state)

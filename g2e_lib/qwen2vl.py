@@ -1,0 +1,149 @@
+"""Run an unmodified Qwen2-VL on a batch without Python loops over its images.
+
+transformers runs the vision attention image by image unless flash-attention is installed, and computes positions row
+by row and image by image; for small images that costs more than the arithmetic. Here the attention is a function
+registered through transformers' own interface, which batches images of equal size, and positions are computed at
+once. Shared by the embedder and by training.
+"""
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, Qwen2VLForConditionalGeneration
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+PACKED_ATTENTION = "packed_sdpa"
+
+
+def packed_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    image_lengths: tuple[int, ...] | None = None,
+    scaling: float | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """Bidirectional attention within each image of a packed sequence.
+
+    Args:
+        module: the attention layer, as the interface hands it over.
+        query: (1, heads, patches, head size); key and value likewise.
+        attention_mask: always None in a vision tower.
+        image_lengths: patches of each image, in order; their sum is the packed length. None: one plain sdpa call.
+        scaling: multiplies the scores; None is 1 / sqrt(head size).
+
+    Returns:
+        (1, patches, heads, head size), and None for the weights.
+    """
+    if image_lengths is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    starts, by_length, start = [], defaultdict(list), 0
+    for index, length in enumerate(image_lengths):
+        by_length[length].append(index)
+        starts.append(start)
+        start += length
+    packed = torch.stack((query[0], key[0], value[0])).transpose(1, 2)  # (3, patches, heads, head size)
+    output = torch.empty_like(packed[0])
+    for length, members in by_length.items():
+        rows = slice(None)  # one size only, the common case after sorting: views, no gather
+        if len(by_length) > 1:
+            offsets = torch.tensor([starts[i] for i in members], device=query.device)
+            rows = (offsets[:, None] + torch.arange(length, device=query.device)).flatten()
+        q, k, v = packed[:, rows].unflatten(1, (len(members), length)).transpose(2, 3)  # (images, heads, length, size)
+        output[rows] = scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2).flatten(0, 1)
+    return output[None], None
+
+
+AttentionInterface.register(PACKED_ATTENTION, packed_attention_forward)
+
+
+def encode_images(visual: nn.Module, pixel_values: Tensor, image_grid_thw: Tensor) -> Tensor:
+    """Run a Qwen2-VL vision tower on a batch of images.
+
+    Args:
+        visual: the tower; packed attention is used if it was set on it, else transformers' own loop.
+        pixel_values: (patches, patch dimension) float, all images one after the other.
+        image_grid_thw: (images, 3) int64, frames, rows and columns of patches.
+
+    Returns:
+        (visual tokens, D), in the order of the images.
+    """
+    packing = {}
+    if visual.config._attn_implementation == PACKED_ATTENTION:
+        lengths = tuple(image_grid_thw.prod(1).tolist())
+        total = torch.tensor([0, sum(lengths)], dtype=torch.int32, device=pixel_values.device)
+        packing = {"cu_seqlens": total, "image_lengths": lengths}  # one segment: the function splits it itself
+    return visual(pixel_values, grid_thw=image_grid_thw, **packing).pooler_output
+
+
+def position_ids(input_ids: Tensor, image_grid_thw: Tensor | None, image_token_id: int, merge_size: int) -> Tensor:
+    """Qwen2-VL's positions for right-padded rows with at most one image each.
+
+    Text counts up in all three components. The visual tokens of an image share their time component, and have row
+    and column in the other two; text after them goes on from the largest. Equal to the model's get_rope_index.
+
+    Args:
+        input_ids: (B, L) int64.
+        image_grid_thw: (images, 3) int64, in row order, or None.
+        image_token_id: the placeholder's id.
+        merge_size: patches a visual token, per side.
+
+    Returns:
+        (3, B, L) int64: time, row and column.
+    """
+    length = input_ids.shape[1]
+    index = torch.arange(length, device=input_ids.device)
+    if image_grid_thw is None:
+        return index.expand(3, *input_ids.shape)
+    is_visual = input_ids == image_token_id
+    has_image = is_visual.any(1)
+    start, count = is_visual.int().argmax(1, keepdim=True), is_visual.sum(1, keepdim=True)  # (B, 1)
+    grid = torch.ones(len(input_ids), 2, dtype=torch.long, device=input_ids.device)
+    grid[has_image] = image_grid_thw[:, 1:] // merge_size
+    rows, columns = grid[:, :1], grid[:, 1:]
+    within = index - start  # (B, L), the visual token's number where there is one
+    after = torch.where(has_image[:, None] & (index >= start + count), torch.maximum(rows, columns) - count, 0)
+    visual = torch.stack((start.expand_as(within), start + within // columns, start + within % columns))
+    return torch.where(is_visual, visual, index + after)
+
+
+def hidden_states(
+    model: Qwen2VLForConditionalGeneration,
+    input_ids: Tensor,
+    pixel_values: Tensor | None = None,
+    image_grid_thw: Tensor | None = None,
+) -> Tensor:
+    """The last layer's states after the final norm; no vocabulary logits, no other layer's states.
+
+    Rows are padded on the right, where causal attention never looks, so no attention mask is needed.
+
+    Args:
+        model: the generative model.
+        input_ids: (B, L) int64, right-padded, at most one image a row.
+        pixel_values: (patches, patch dimension) float, of all images in row order.
+        image_grid_thw: (images, 3) int64.
+
+    Returns:
+        (B, L, D) in the model's dtype; meaningless where the input is padding.
+    """
+    images: dict[str, object] = {}
+    if pixel_values is not None:
+        features = encode_images(model.model.visual, pixel_values.to(model.model.visual.dtype), image_grid_thw)
+        images = {
+            "mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=(features,))},
+            "image_grid_thw": image_grid_thw,
+        }
+    merge_size = model.config.vision_config.spatial_merge_size
+    output = model.model(
+        input_ids=input_ids,
+        position_ids=position_ids(input_ids, image_grid_thw, model.config.image_token_id, merge_size),
+        mm_token_type_ids=(input_ids == model.config.image_token_id).int(),
+        use_cache=False,
+        **images,
+    )
+    return output.last_hidden_state

@@ -1,0 +1,187 @@
+"""Tables and figures, from stored results only: no model, no torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from g2e_lib.config import PACKAGE
+from g2e_lib.store import atomic_path, write_text
+
+REFERENCE = PACKAGE / "reference"
+META_TASKS = ("classification", "vqa", "retrieval", "grounding")
+GROUPS = (*META_TASKS, "IND", "OOD", "overall")
+TITLES = {"classification": "Classif.", "vqa": "VQA", "retrieval": "Retrieval", "grounding": "Grounding"}
+TITLES |= {"IND": "IND", "OOD": "OOD", "overall": "Overall"}
+ONE_COLUMN, TWO_COLUMNS = 3.5, 7.2  # inches, of a two-column paper
+
+
+def use_style() -> None:
+    """One look for all figures: colour-blind safe, readable small."""
+    sns.set_theme(
+        context="paper",
+        style="whitegrid",
+        palette="colorblind",
+        rc={
+            "figure.dpi": 110,
+            "savefig.dpi": 200,
+            "savefig.bbox": "tight",
+            "svg.hashsalt": "g2e_lib",  # otherwise every SVG gets new random ids
+            "svg.fonttype": "none",
+            "axes.titlesize": 9,
+            "axes.labelsize": 9,
+            "legend.fontsize": 8,
+            "xtick.labelsize": 8,
+            "ytick.labelsize": 8,
+        },
+    )
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
+    """Write `<name>.png` and `<name>.svg`, without dates, so that the same figure gives the same bytes."""
+    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
+        with atomic_path(folder / f"{name}{suffix}") as partial:
+            figure.savefig(partial, format=suffix[1:], metadata=metadata)
+
+
+def save_table(table: pd.DataFrame, folder: Path, name: str) -> None:
+    """Write `<name>.csv` and `<name>.md`."""
+    write_text(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_text(folder / f"{name}.md", table.to_markdown(index=False, disable_numparse=True) + "\n")
+
+
+def interval(estimate: dict[str, Any], signed: bool = False) -> str:
+    """An estimate as text.
+
+    >>> interval({"value": 43.21, "low": 40.0, "high": 46.55, "n": 300})
+    '43.2 [40.0, 46.5]'
+    >>> interval({"value": 2.04, "low": -1.0, "high": 5.0, "n": 300}, signed=True)
+    '+2.0 [-1.0, +5.0]'
+    """
+    form = "+.1f" if signed else ".1f"
+    return f"{estimate['value']:{form}} [{estimate['low']:{form}}, {estimate['high']:{form}}]"
+
+
+def reference(name: str) -> pd.DataFrame:
+    """A table of published numbers: "gen2embed_mmeb", "unime_mmeb", "unime_retrieval" or "mmeb_datasets"."""
+    return pd.read_csv(REFERENCE / f"{name}.csv")
+
+
+def _paper_row(label: str, row: pd.Series) -> dict[str, str]:
+    cells = {TITLES[g]: f"{row[g]:.1f}" if g in row and pd.notna(row[g]) else "–" for g in GROUPS}
+    return {"": label, **cells, "n": "–"}
+
+
+def _our_row(label: str, groups: dict[str, dict], signed: bool = False) -> dict[str, str]:
+    cells = {TITLES[g]: interval(groups[g], signed) if g in groups else "–" for g in GROUPS}
+    return {"": label, **cells, "n": str(groups["overall"]["n"])}
+
+
+def zero_shot_table(metrics: dict[str, Any], profile: str) -> pd.DataFrame:
+    """Table 1: hit@1 without training, baseline prompt against hierarchical, beside the paper's rows.
+
+    Args:
+        metrics: metrics/zero_shot.json.
+        profile: its name, shown with our rows.
+    """
+    published = reference("gen2embed_mmeb").query("setting == 'zero_shot'")
+    rows = [_paper_row(f"paper, {row.model}: {row.method}", row) for _, row in published.iterrows()]
+    prompts = metrics["prompts"]
+    rows += [
+        _our_row(f"{profile}: no prompt", prompts["none"]["groups"]),
+        _our_row(f"{profile}: hierarchical prompt", prompts["hierarchical"]["groups"]),
+        _our_row("difference, paired", metrics["differences"]["hierarchical"], signed=True),
+    ]
+    return pd.DataFrame(rows)
+
+
+def prompt_table(metrics: dict[str, Any]) -> pd.DataFrame:
+    """The prompt ablation: hit@1 of every prompt by meta-task and distribution."""
+    return pd.DataFrame([_our_row(name, one["groups"]) for name, one in metrics["prompts"].items()])
+
+
+def difference_table(metrics: dict[str, Any]) -> pd.DataFrame:
+    """Every prompt against no prompt, in points, paired on the same queries."""
+    return pd.DataFrame([_our_row(name, one, signed=True) for name, one in metrics["differences"].items()])
+
+
+def dataset_table(metrics: dict[str, Any]) -> pd.DataFrame:
+    """hit@1 of every prompt on every dataset, with the chance level."""
+    rows = []
+    for name, info in metrics["datasets"].items():
+        head = {"dataset": name, "meta-task": info["meta_task"], "IND/OOD": info["distribution"], "n": info["n"]}
+        head |= {"chance": f"{info['chance']:.1f}"}
+        rows.append(head | {p: interval(one["datasets"][name]) for p, one in metrics["prompts"].items()})
+    return pd.DataFrame(rows)
+
+
+def zero_shot_figure(metrics: dict[str, Any]) -> Figure:
+    """Bars of hit@1 by prompt and group, with intervals."""
+    use_style()
+    names = list(metrics["prompts"])
+    figure, axis = plt.subplots(figsize=(TWO_COLUMNS, 2.6))
+    width = 0.85 / len(names)
+    for i, (name, colour) in enumerate(zip(names, sns.color_palette("colorblind", len(names)), strict=True)):
+        groups = metrics["prompts"][name]["groups"]
+        values = np.array([[groups[g][k] for g in GROUPS] for k in ("value", "low", "high")])
+        places = np.arange(len(GROUPS)) + (i - (len(names) - 1) / 2) * width
+        error = np.abs(values[1:] - values[0])
+        axis.bar(places, values[0], width, yerr=error, label=name, color=colour, edgecolor="black", linewidth=0.4,
+                 hatch=("", "//", "..", "", "xx", "\\\\", "++")[i % 7], error_kw={"elinewidth": 0.7})  # fmt: skip
+    axis.set_xticks(np.arange(len(GROUPS)), [TITLES[g] for g in GROUPS])
+    axis.set_ylabel("hit@1 (%)")
+    axis.grid(visible=False, axis="x")
+    axis.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.3), frameon=False)
+    return figure
+
+
+def dataset_figure(metrics: dict[str, Any]) -> Figure:
+    """A heat map of hit@1 by dataset and prompt, out-of-distribution datasets marked."""
+    use_style()
+    names, datasets = list(metrics["prompts"]), metrics["datasets"]
+    values = [[metrics["prompts"][p]["datasets"][d]["value"] for p in names] for d in datasets]
+    labels = [f"{d} ({info['distribution']})" for d, info in datasets.items()]
+    figure, axis = plt.subplots(figsize=(TWO_COLUMNS * 0.8, 0.24 * len(datasets) + 1.0))
+    sns.heatmap(
+        pd.DataFrame(values, index=labels, columns=names),
+        annot=True, fmt=".0f", cmap="cividis", vmin=0, vmax=100, ax=axis, cbar_kws={"label": "hit@1 (%)"},
+    )  # fmt: skip
+    axis.tick_params(axis="x", rotation=30)
+    return figure
+
+
+def modality_gap_figure(gap: dict[str, Any]) -> Figure:
+    """Paired images and texts in two principal components, one panel a prompt, pairs joined by lines."""
+    use_style()
+    panels = gap["panels"]
+    figure, axes = plt.subplots(1, len(panels), figsize=(TWO_COLUMNS, 2.7), squeeze=False)
+    colours = sns.color_palette("colorblind")
+    for axis, (name, panel) in zip(axes[0], panels.items(), strict=True):
+        image, text = np.array(panel["image"]), np.array(panel["text"])
+        axis.plot(*np.stack((image, text), axis=1).T.reshape(2, 2, -1), color="0.8", linewidth=0.4, zorder=1)
+        axis.scatter(*image.T, s=9, color=colours[0], marker="o", label="image", zorder=2)
+        axis.scatter(*text.T, s=9, color=colours[1], marker="^", label="text", zorder=2)
+        axis.set_title(f"{name}\ncentroid distance {panel['gap']['centroid_distance']:.2f}")
+        axis.set_xticks([])
+        axis.set_yticks([])
+    axes[0][0].legend(loc="best", frameon=True)
+    return figure
+
+
+def next_words_table(words: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The likeliest next words after an image and after its caption, by prompt."""
+    shown = [
+        {
+            "prompt": one["prompt"],
+            "image": ", ".join(f"{w} {p:.2f}" for w, p in one["image"]),
+            "caption": ", ".join(f"{w} {p:.2f}" for w, p in one["text"]),
+            "shared probability": f"{one['overlap']:.2f}",
+        }
+        for one in words
+    ]
+    return pd.DataFrame(shown)
