@@ -9,9 +9,9 @@ from peft import PeftModel
 from transformers import AutoTokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from g2e_lib.qwen2vl import PACKED_ATTENTION
 from g2e_lib.config import file_digest, fingerprint, resolve_model
 from g2e_lib.processor import G2EProcessor
+from g2e_lib.qwen2vl import PACKED_ATTENTION
 
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "merges.txt")
 

@@ -3,6 +3,7 @@
 MMEB-mini is written in this format, so the reader below is the one that reads TIGER-Lab/MMEB-eval and -train.
 """
 
+import hashlib
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from g2e_lib.config import file_digest
 
 IMAGE_PLACEHOLDER = "<|image_1|>"  # stands in a row's text where the image goes
 
@@ -69,6 +72,29 @@ def unique(items: Iterable[Hashable]) -> tuple[list[Any], np.ndarray]:
     position: dict[Hashable, int] = {}
     rows = [position.setdefault(item, len(position)) for item in items]
     return list(position), np.array(rows, dtype=np.int64)
+
+
+def item_digests(items: Iterable[Item]) -> dict[Item, str]:
+    """A digest of the content of every distinct item, for cache keys: its text, and its image file's bytes.
+
+    Raises:
+        ValueError: an image file is missing.
+    """
+    files: dict[Path, str] = {}
+    digests: dict[Item, str] = {}
+    for item in items:
+        if item in digests:
+            continue
+        if item.image is not None and item.image not in files:
+            try:
+                files[item.image] = file_digest(item.image)
+            except FileNotFoundError:
+                raise ValueError(
+                    f"image {item.image} does not exist: check the path or download the images again"
+                ) from None
+        image = files[item.image] if item.image is not None else ""
+        digests[item] = hashlib.sha256(f"{image}\n{item.text}".encode()).hexdigest()[:32]
+    return digests
 
 
 def _item(text: str | None, image: str | None, image_root: Path) -> Item:

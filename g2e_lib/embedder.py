@@ -139,6 +139,10 @@ def _image_identity(source: Path | Image.Image | None) -> str:
     return f"{source.mode} {source.size} {content}"
 
 
+def _normalise(states: np.ndarray) -> np.ndarray:
+    return states / np.linalg.norm(states, axis=1, keepdims=True)
+
+
 class Embedder:
     """A Qwen2-VL checkpoint with a prompt, as an encoder of texts, images and both.
 
@@ -241,9 +245,7 @@ class Embedder:
             "transformers": transformers_version,
         }
 
-    def encode(
-        self, items: Sequence[Embeddable], role: Role = "query", *, show_progress: bool = False
-    ) -> np.ndarray:
+    def encode(self, items: Sequence[Embeddable], role: Role = "query", *, show_progress: bool = False) -> np.ndarray:
         """Embed items.
 
         Args:
@@ -258,14 +260,43 @@ class Embedder:
             ValueError: an item cannot be embedded; the message names it.
         """
         inputs, parts = self._inputs(items, role)
-        distinct, rows = unique([one.identity for one in inputs])
-        first = dict(zip(reversed(rows.tolist()), reversed(inputs), strict=True))
-        embeddings = self._encode_inputs([first[i] for i in range(len(distinct))], show_progress)[rows]
+        embeddings = _normalise(self._encode_inputs(inputs, show_progress))
         if len(inputs) == len(items):
             return embeddings
         summed = np.zeros((len(items), self.dimension), dtype=np.float32)
         np.add.at(summed, parts, embeddings)
-        return summed / np.linalg.norm(summed, axis=1, keepdims=True)
+        return _normalise(summed)
+
+    def states(self, items: Sequence[Embeddable], role: Role = "query") -> np.ndarray:
+        """What `encode` scales to unit length: the hidden states from which the model would write its next word.
+
+        Args:
+            items: as in `encode`.
+            role: as in `encode`.
+
+        Returns:
+            (N, D) float32, in the order of `items`.
+
+        Raises:
+            ValueError: an item cannot be embedded, or is embedded in two parts, which have no common state.
+        """
+        inputs, _ = self._inputs(items, role)
+        if len(inputs) != len(items):
+            raise ValueError(f"prompt {self.prompt.name!r} embeds image and text apart: give items with one of the two")
+        return self._encode_inputs(inputs, show_progress=False)
+
+    def token_ids(self, item: Embeddable, role: Role = "query") -> list[int]:
+        """What the model reads for one item; the state at the last id becomes the embedding.
+
+        Raises:
+            ValueError: the item cannot be embedded, or is embedded in two parts.
+        """
+        inputs, _ = self._inputs([item], role)
+        if len(inputs) != 1:
+            raise ValueError(
+                f"prompt {self.prompt.name!r} embeds image and text apart: give an item with one of the two"
+            )
+        return self._tokenize(inputs)[0].ids
 
     def _inputs(self, items: Sequence[Embeddable], role: Role) -> tuple[list[_Input], np.ndarray]:
         """The model inputs of all items, and for each the item it belongs to (two of a kind where fusion is a sum)."""
@@ -285,6 +316,10 @@ class Embedder:
         return inputs, np.array(parts, dtype=np.int64)
 
     def _encode_inputs(self, inputs: list[_Input], show_progress: bool) -> np.ndarray:
+        """Last states, (N, D) float32; identical inputs are run once."""
+        distinct, rows = unique([one.identity for one in inputs])
+        first = dict(zip(reversed(rows.tolist()), reversed(inputs), strict=True))
+        inputs = [first[i] for i in range(len(distinct))]
         tokens = self._tokenize(inputs)
         order = sorted(range(len(inputs)), key=lambda i: (len(tokens[i].ids), tokens[i].grid or ()), reverse=True)
         output = np.empty((len(inputs), self.dimension), dtype=np.float32)
@@ -294,7 +329,7 @@ class Embedder:
                 batch, order = order[:count], order[count:]
                 output[batch] = self._forward([inputs[i] for i in batch], [tokens[i] for i in batch])
                 bar.update(len(batch))
-        return output
+        return output[rows]
 
     def _tokenize(self, inputs: list[_Input]) -> list[_Tokens]:
         """Token ids with one placeholder per visual token, cut to max_length."""
@@ -344,7 +379,7 @@ class Embedder:
 
     @torch.inference_mode()
     def _forward(self, inputs: list[_Input], tokens: list[_Tokens]) -> np.ndarray:
-        """Pooled, normalised embeddings of one batch, (B, D) float32."""
+        """The states at the last token of one batch, (B, D) float32."""
         images = [open_image(one.source) for one in inputs if one.source is not None]
         pixels = self.processor.image_processor(images=images, return_tensors="pt") if images else {}
         width, pad = max(len(one.ids) for one in tokens), self.processor.tokenizer.pad_token_id
@@ -352,5 +387,4 @@ class Embedder:
         last = torch.tensor([len(one.ids) - 1 for one in tokens])
         inputs_on_device = {key: value.to(self.device) for key, value in pixels.items()}
         hidden = hidden_states(self.model, ids.to(self.device), **inputs_on_device)
-        pooled = hidden[torch.arange(len(tokens)), last].float()
-        return torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
+        return hidden[torch.arange(len(tokens)), last].float().cpu().numpy()

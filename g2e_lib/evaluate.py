@@ -6,10 +6,11 @@ A result is first of all a vector of right and wrong answers a dataset, from whi
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from g2e_lib.data import EvalRow, Item, unique
+from g2e_lib.data import EvalRow, Item, item_digests, unique
 from g2e_lib.embedder import Embedder
 from g2e_lib.store import Store
 
@@ -59,7 +60,7 @@ def encode_cached(
     items: Sequence[Item],
     role: str,
     store: Store,
-    digests: Mapping[Item, str],
+    digests: Mapping[Item, str] | None = None,
     show_progress: bool = True,
 ) -> np.ndarray:
     """Embed items through the store, in shards, so that a killed run resumes at the last shard.
@@ -69,12 +70,13 @@ def encode_cached(
         items: to embed, in any order, without repetitions.
         role: "query" or "target".
         store: keeps the shards.
-        digests: for each item a digest of its content (see `item_digests`).
+        digests: for each item a digest of its content, if known already (see `item_digests`).
         show_progress: draw a progress bar for shards that are computed.
 
     Returns:
         (N, D) float32, unit rows, in the order of `items`.
     """
+    digests = item_digests(items) if digests is None else digests
     parts = []
     for start in range(0, len(items), SHARD):
         shard = items[start : start + SHARD]
@@ -87,7 +89,7 @@ def evaluate_mmeb(
     embedder: Embedder,
     datasets: Mapping[str, Sequence[EvalRow]],
     store: Store,
-    digests: Mapping[Item, str],
+    digests: Mapping[Item, str] | None = None,
     show_progress: bool = True,
 ) -> dict[str, np.ndarray]:
     """Score an embedder on MMEB evaluation sets; items shared by several are encoded once.
@@ -96,7 +98,7 @@ def evaluate_mmeb(
         embedder: with its prompt.
         datasets: rows by dataset name.
         store: keeps embeddings.
-        digests: content digests of all items.
+        digests: content digests of all items, if known already.
         show_progress: draw progress bars.
 
     Returns:
@@ -115,10 +117,15 @@ def evaluate_mmeb(
         embeddings = query_embeddings[query_rows[query_start : query_start + len(rows)]]
         right[name] = hit_at_one(embeddings, target_embeddings, candidates)
         query_start += len(rows)
-        chance = float(np.mean([1 / len(row.candidates) for row in rows]))
+        chance = chance_level(rows)
         if is_at_chance(right[name], chance):
-            logger.warning("%s: hit@1 %.1f %% is no better than chance (%.1f %%)", name, 100 * right[name].mean(), 100 * chance)
+            logger.warning("%s: hit@1 %.1f %%, chance is %.1f %%", name, 100 * right[name].mean(), 100 * chance)
     return right
+
+
+def chance_level(rows: Sequence[EvalRow]) -> float:
+    """The expected score of guessing, 0 to 1."""
+    return float(np.mean([1 / len(row.candidates) for row in rows]))
 
 
 def is_at_chance(right: np.ndarray, chance: float) -> bool:
@@ -150,9 +157,7 @@ def estimate(right: Mapping[str, np.ndarray], seed: int = 0) -> Estimate:
     return _estimate({name: np.asarray(values, dtype=np.float64) for name, values in right.items()}, seed)
 
 
-def paired_difference(
-    right: Mapping[str, np.ndarray], baseline: Mapping[str, np.ndarray], seed: int = 0
-) -> Estimate:
+def paired_difference(right: Mapping[str, np.ndarray], baseline: Mapping[str, np.ndarray], seed: int = 0) -> Estimate:
     """How much better one method is than another on the same queries, in points, with a paired bootstrap.
 
     Args:
@@ -179,25 +184,158 @@ def _estimate(values: Mapping[str, np.ndarray], seed: int) -> Estimate:
     return Estimate(*(round(float(100 * x), 4) for x in (mean, low, high)), n)
 
 
-def modality_gap(image_embeddings: np.ndarray, text_embeddings: np.ndarray) -> dict[str, float]:
-    """How far images and texts lie apart.
+def group_names(info: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The averages MMEB reports: for each meta-task, IND, OOD and overall the datasets that enter.
+
+    Args:
+        info: for each dataset its `meta_task` and `distribution` ("IND" or "OOD").
+
+    >>> group_names({"A": {"meta_task": "vqa", "distribution": "IND"}})
+    {'vqa': ['A'], 'IND': ['A'], 'overall': ['A']}
+    """
+    groups: dict[str, list[str]] = {}
+    for attribute in ("meta_task", "distribution"):
+        for name, one in info.items():
+            groups.setdefault(one[attribute], []).append(name)
+    return {**groups, "overall": list(info)}
+
+
+def summarize(
+    right: Mapping[str, np.ndarray],
+    info: Mapping[str, Mapping[str, Any]],
+    baseline: Mapping[str, np.ndarray] | None = None,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Estimates for every group of datasets: scores, or paired differences if there is a baseline.
+
+    Args:
+        right: for each dataset (N,) bool.
+        info: `meta_task` and `distribution` of each dataset.
+        baseline: the same queries scored with another method.
+        seed: of the bootstrap.
+    """
+    summary = {}
+    for group, names in group_names({name: info[name] for name in right}).items():
+        ours = {name: right[name] for name in names}
+        theirs = {name: baseline[name] for name in names} if baseline else None
+        summary[group] = vars(paired_difference(ours, theirs, seed) if theirs else estimate(ours, seed))
+    return summary
+
+
+def score_prompts(
+    embedder: Embedder,
+    prompts: Sequence[str],
+    datasets: Mapping[str, Sequence[EvalRow]],
+    info: Mapping[str, Mapping[str, Any]],
+    store: Store,
+    baselines: Sequence[str] = ("none", "hierarchical"),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """hit@1 of one model under several prompts, also compared with each other query by query.
+
+    Args:
+        embedder: the model; its own prompt is not used.
+        prompts: names.
+        datasets: rows by dataset name.
+        info: `meta_task` and `distribution` of each dataset.
+        store: keeps embeddings.
+        baselines: those of `prompts` that all others are compared with.
+        seed: of the bootstrap.
+
+    Returns:
+        `datasets`: facts about each; `prompts`: for each prompt estimates by group and dataset, and `right`, the
+        answers as a string of 0 and 1 for each dataset; `differences`: for each baseline, each other prompt's
+        estimates by group.
+    """
+    digests = item_digests(item for rows in datasets.values() for row in rows for item in (row.query, *row.candidates))
+    right = {name: evaluate_mmeb(embedder.with_prompt(name), datasets, store, digests) for name in prompts}
+    facts = {
+        name: {
+            "meta_task": info[name]["meta_task"],
+            "distribution": info[name]["distribution"],
+            "n": len(rows),
+            "chance": round(100 * chance_level(rows), 4),
+        }
+        for name, rows in datasets.items()
+    }
+    scores = {
+        prompt: {
+            "groups": summarize(one, info, seed=seed),
+            "datasets": {name: vars(estimate({name: values}, seed)) for name, values in one.items()},
+            "right": {name: "".join("01"[v] for v in values.astype(int)) for name, values in one.items()},
+        }
+        for prompt, one in right.items()
+    }
+    differences = {
+        baseline: {
+            prompt: summarize(right[prompt], info, right[baseline], seed) for prompt in prompts if prompt != baseline
+        }
+        for baseline in baselines
+        if baseline in right
+    }
+    return {"datasets": facts, "prompts": scores, "differences": differences}
+
+
+def image_text_pairs(rows: Sequence[EvalRow], count: int) -> list[tuple[Item, Item]]:
+    """Images and their captions, both bare, from the first rows of an image-to-text dataset.
+
+    Raises:
+        ValueError: a row has no query image, or a right candidate that is not text alone.
+    """
+    pairs = [(Item("", row.query.image), row.candidates[0]) for row in rows[:count]]
+    if any(image.image is None or caption.image is not None for image, caption in pairs):
+        raise ValueError("these rows are not image-to-text: choose a dataset such as CaptionI2T or MSCOCO_i2t")
+    return pairs
+
+
+def modality_panels(
+    embedder: Embedder, prompts: Sequence[str], pairs: Sequence[tuple[Item, Item]], store: Store
+) -> dict[str, dict[str, Any]]:
+    """The modality gap under several prompts, with a picture of it.
+
+    Args:
+        embedder: the model; its own prompt is not used.
+        prompts: names.
+        pairs: (image, caption), both embedded as queries, where every prompt has its say at every level.
+        store: keeps embeddings.
+
+    Returns:
+        For each prompt `gap` (see modality_gap) and (N, 2) lists `image`, `text`: their two principal components.
+    """
+    images, texts = (list(side) for side in zip(*pairs, strict=True))
+    panels = {}
+    for name in prompts:
+        prompted = embedder.with_prompt(name)
+        image, text = (encode_cached(prompted, side, "query", store) for side in (images, texts))
+        points = project(np.concatenate((image, text))).round(4).tolist()
+        panels[name] = {"gap": modality_gap(image, text), "image": points[: len(image)], "text": points[len(image) :]}
+    return panels
+
+
+def modality_gap(image_embeddings: np.ndarray, text_embeddings: np.ndarray, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """How far images and texts lie apart, with a bootstrap over the pairs.
 
     Args:
         image_embeddings: (N, D) float32, unit rows.
         text_embeddings: (N, D) float32, unit rows; row i describes image i.
+        seed: of the bootstrap.
 
     Returns:
-        centroid_distance: Euclidean distance of the two means; paired_cosine: mean cosine of pairs;
-        unpaired_cosine: mean cosine of images with other images' texts.
+        Estimates, not in percent: `centroid_distance`, the Euclidean distance of the two means, and `paired_cosine`,
+        the mean cosine of an image and its own text.
     """
-    similarity = image_embeddings @ text_embeddings.T
-    n = len(similarity)
-    paired = float(np.trace(similarity)) / n
-    return {
-        "centroid_distance": float(np.linalg.norm(image_embeddings.mean(0) - text_embeddings.mean(0))),
-        "paired_cosine": paired,
-        "unpaired_cosine": float((similarity.sum() - paired * n) / (n * (n - 1))),
-    }
+    n = len(image_embeddings)
+    difference = image_embeddings - text_embeddings  # the distance of the means is the length of its mean
+    cosine = (image_embeddings * text_embeddings).sum(1)
+    rows = np.random.default_rng(seed).integers(0, n, size=(BOOTSTRAP_SAMPLES, n))
+    share = np.stack([np.bincount(sample, minlength=n) for sample in rows]) / n  # (samples, N), rows sum to 1
+    samples = {"centroid_distance": np.linalg.norm(share @ difference, axis=1), "paired_cosine": share @ cosine}
+    values = {"centroid_distance": np.linalg.norm(difference.mean(0)), "paired_cosine": cosine.mean()}
+    gap = {}
+    for name, value in values.items():
+        low, high = np.quantile(samples[name], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        gap[name] = vars(Estimate(*(round(float(x), 4) for x in (value, low, high)), n))
+    return gap
 
 
 def project(embeddings: np.ndarray) -> np.ndarray:

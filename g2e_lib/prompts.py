@@ -95,29 +95,29 @@ def get_prompt(prompt: str | Prompt) -> Prompt:
 
 
 def turn(speaker: str, content: str) -> str:
-    """One finished turn in Qwen2-VL's chat format.
+    r"""One finished turn in Qwen2-VL's chat format.
 
     >>> turn("user", "hello")
-    '<|im_start|>user\\nhello<|im_end|>\\n'
+    '<|im_start|>user\nhello<|im_end|>\n'
     """
     return f"{TURN_START}{speaker}\n{content}{TURN_END}\n"
 
 
 def user_content(text: str, has_image: bool, instruction: str | None = None) -> str:
-    """What stands inside a user turn: the image, the text and the instruction, each on a line of its own.
+    r"""What stands inside a user turn: the image, the text and the instruction, each on a line of its own.
 
     >>> user_content("which colour?", True)
-    '<|vision_start|><|image_pad|><|vision_end|>\\nwhich colour?'
+    '<|vision_start|><|image_pad|><|vision_end|>\nwhich colour?'
     """
     lines = [VISION_BLOCK if has_image else "", text.strip(), instruction or ""]
     return "\n".join(line for line in lines if line)
 
 
 def render_parts(prompt: str | Prompt, role: Role, text: str, has_image: bool) -> tuple[str, str, str]:
-    """What `render` joins: everything before the item's own text, that text, and everything after it.
+    r"""What `render` joins: everything before the item's own text, that text, and everything after it.
 
     >>> render_parts("none", "target", " a red sun ", has_image=False)
-    ('<|im_start|>user\\n', 'a red sun', '<|im_end|>\\n<|im_start|>assistant\\n')
+    ('<|im_start|>user\n', 'a red sun', '<|im_end|>\n<|im_start|>assistant\n')
     """
     prompt, text = get_prompt(prompt), text.strip()
     instruction = prompt.instruction(role)

@@ -3,7 +3,10 @@
 import os
 import platform
 import sys
+import time
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from g2e_lib import __version__
@@ -30,30 +33,43 @@ def environment() -> dict[str, Any]:
     }
 
 
-def provenance(
-    settings: dict[str, Any], model: str, data: str, seed: int, device: str, dtype: str, n: int, seconds: float
-) -> dict[str, Any]:
-    """The record that goes with a metrics file.
+def processor_name() -> str:
+    """What the CPU calls itself, if the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
-    Args:
-        settings: all parameters of the run; their fingerprint identifies it.
-        model: fingerprint of the checkpoint.
-        data: fingerprint of the data.
+
+@dataclass
+class Run:
+    """What a result depends on, and when its making began.
+
+    Attributes:
+        settings: all parameters; their fingerprint identifies the run.
+        model: identity of the checkpoint.
+        data: identity of the data.
         seed: of everything random.
-        device: "cpu" or the GPU's name.
+        device: "cpu" or a GPU's name.
         dtype: of the model.
-        n: queries, items or samples behind the result.
-        seconds: wall-clock time; of a cached result the time to read it.
     """
-    return {
-        **environment(),
-        "settings": settings,
-        "fingerprint": fingerprint(settings),
-        "model": model,
-        "data": data,
-        "seed": seed,
-        "device": device,
-        "dtype": dtype,
-        "n": n,
-        "seconds": round(seconds, 2),
-    }
+
+    settings: dict[str, Any]
+    model: str
+    data: str
+    seed: int
+    device: str
+    dtype: str
+    started: float = field(default_factory=time.perf_counter)
+
+    def record(self, n: int) -> dict[str, Any]:
+        """The record that goes with a metrics file.
+
+        Args:
+            n: queries, items or samples behind the result.
+        """
+        facts = {key: value for key, value in vars(self).items() if key != "started"}
+        seconds = round(time.perf_counter() - self.started, 2)  # since the Run was made; short if read from a cache
+        return {**environment(), **facts, "fingerprint": fingerprint(self.settings), "n": n, "seconds": seconds}

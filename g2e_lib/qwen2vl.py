@@ -32,10 +32,13 @@ def packed_attention_forward(
 
     Args:
         module: the attention layer, as the interface hands it over.
-        query: (1, heads, patches, head size); key and value likewise.
+        query: (1, heads, patches, head size).
+        key: likewise.
+        value: likewise.
         attention_mask: always None in a vision tower.
         image_lengths: patches of each image, in order; their sum is the packed length. None: one plain sdpa call.
         scaling: multiplies the scores; None is 1 / sqrt(head size).
+        **kwargs: what else the interface hands over; passed on to plain sdpa.
 
     Returns:
         (1, patches, heads, head size), and None for the weights.

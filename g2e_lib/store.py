@@ -50,6 +50,7 @@ def read_json(path: Path, made_by: str) -> Any:  # noqa: ANN401
     """Read a JSON result.
 
     Args:
+        path: the file.
         made_by: what to run when it is missing; named in the error.
 
     Raises:

@@ -10,7 +10,7 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from g2e_lib.config import code_fingerprint, file_digest, fingerprint
-from g2e_lib.data import EVAL_SCHEMA, IMAGE_PLACEHOLDER, TRAIN_SCHEMA
+from g2e_lib.data import EVAL_SCHEMA, IMAGE_PLACEHOLDER, TRAIN_SCHEMA, EvalRow, read_mmeb_eval
 from g2e_lib.glyphworld.language import Question, edits, long_caption, questions, short_caption
 from g2e_lib.glyphworld.render import CELL, TILTED, Style, render
 from g2e_lib.glyphworld.scenes import (
@@ -37,6 +37,7 @@ from g2e_lib.glyphworld.scenes import (
 from g2e_lib.glyphworld.vocabulary import COLOURS, KIND_OF, KINDS, NUMBERS, OBJECTS, PLACES
 from g2e_lib.store import read_json, write_json
 
+CHECKSUMS = Path(__file__).with_name("checksums.json")  # identities of builds of some sizes
 VERSION = 1  # raise when the content changes
 EVAL_FOLDER, TRAIN_FOLDER, MANIFEST, TRUTH = "eval", "train", "manifest.json", "truth.jsonl"
 # Source files that decide what is built.
@@ -504,6 +505,54 @@ def prepare(cache: Path, size: Size, is_fresh: bool = False) -> Path:
             build(Path(partial) / root.name, size)
             (Path(partial) / root.name).replace(root)
     return root
+
+
+def load(root: Path, names: Sequence[str] = (), limit: int = 0) -> tuple[dict[str, list[EvalRow]], dict[str, dict]]:
+    """Read the evaluation datasets of a build.
+
+    Args:
+        root: the build's folder.
+        names: datasets to read; none means all.
+        limit: at most this many rows of each; 0 means all.
+
+    Returns:
+        Rows by dataset name, and facts by dataset name (meta_task, distribution, why, and counts).
+
+    Raises:
+        ValueError: an unknown dataset.
+    """
+    facts = read_json(root / MANIFEST, made_by="notebook 00_setup")["datasets"]
+    rows = {name: read_mmeb_eval(root / EVAL_FOLDER, name, root, limit) for name in names or facts}
+    return rows, {name: facts[name] for name in rows}
+
+
+def identity(root: Path) -> str:
+    """What a build is called in provenance: the digest of its manifest, which has the checksum of every file."""
+    return file_digest(root / MANIFEST)[:16]
+
+
+def check(root: Path) -> str:
+    """Verify a build against its manifest, and the manifest against the checksums in the repository.
+
+    Returns:
+        A sentence that says what was compared.
+
+    Raises:
+        ValueError: something differs.
+    """
+    if problems := verify(root):
+        raise ValueError(f"{root} is damaged: {'; '.join(problems[:3])}. Build it again with --fresh")
+    expected = json.loads(CHECKSUMS.read_text(encoding="utf-8"))
+    size = read_json(root / MANIFEST, made_by="notebook 00_setup")["size"]
+    known = next((one["identity"] for one in expected if one["size"] == size), None)
+    if known is None:
+        return "every file agrees with the manifest; a build of this size has no checksum in the repository"
+    if known != identity(root):
+        raise ValueError(
+            f"MMEB-mini was built differently here ({identity(root)}) than by us ({known}): please report this with "
+            "the environment block of notebook 00_setup"
+        )
+    return "every file agrees with the manifest, and the manifest with the checksum in the repository"
 
 
 def verify(root: Path) -> list[str]:

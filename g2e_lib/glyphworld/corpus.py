@@ -191,12 +191,15 @@ def image_dialogue(rng: random.Random, scene: Scene) -> Conversation:
 
 
 def text_dialogue(rng: random.Random, scene: Scene) -> Conversation:
-    """Questions on a description; a short caption is only asked about what it says."""
+    """Questions on a description, opened or closed by saying it again; a short one is asked only what it says."""
     is_long = rng.random() < 0.75
     context = long_caption(scene, rng)[0] if is_long else short_caption(scene, rng)[0]
     pool = questions(scene, rng, knows_places=is_long, knows_background=is_long)
     asked = rng.sample(pool, min(QUESTIONS_PER_DIALOGUE, len(pool)))
     turns = [(q.text, q.answer) for q in asked]
+    other_words = (long_caption if is_long else short_caption)(scene, rng)[0]
+    dense = rng.choice((("repeat the text.", context), ("say it in other words.", other_words)))
+    turns.insert(rng.choice((0, len(turns))), dense)
     turns[0] = (f"{context}\n{turns[0][0]}", turns[0][1])
     return Conversation(tuple(turns), _plain_system(rng))
 

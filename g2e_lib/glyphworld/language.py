@@ -84,6 +84,8 @@ def questions(
     """All questions whose answer is unambiguous in `scene`, each in a randomly chosen wording.
 
     Args:
+        scene: what is asked about.
+        rng: chooses the wordings.
         knows_places: False leaves out what a caption without places cannot answer.
         knows_background: likewise for the background.
     """

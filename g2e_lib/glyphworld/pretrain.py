@@ -1,22 +1,25 @@
 """Pre-train the base model from scratch, on generative data only.
 
-Two phases. First the vision tower learns, under plain supervision, to name object, colour and background in every
-cell it sees (a linear head that is thrown away). Then the whole model learns next-token prediction on the
-assistant's words of the conversations in corpus.py. Scenes come from the train split alone. Every batch is a
+Two phases. First the vision tower learns, under plain supervision, to name object, colour, background and place of
+every cell it sees (a linear head that is thrown away). Then the language model learns next-token prediction on the
+assistant's words of the conversations in corpus.py, with the tower frozen: trained along, it soon forgets what it
+saw, long before the language model has learned to use it. Scenes come from the train split alone. Every batch is a
 function of the seed and the step, so a killed run resumes exactly.
 """
 
 import json
+import math
 import os
 import random
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -24,17 +27,25 @@ from tqdm.auto import tqdm
 from transformers import AttentionInterface, AttentionMaskInterface, Qwen2VLForConditionalGeneration
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-from g2e_lib.qwen2vl import PACKED_ATTENTION, encode_images, hidden_states
+
+from g2e_lib.config import file_digest
 from g2e_lib.glyphworld.corpus import Conversation, sample_conversation
 from g2e_lib.glyphworld.model import SPECIAL_TOKENS, build_model, build_processor, build_tokenizer
 from g2e_lib.glyphworld.render import CELL, render
 from g2e_lib.glyphworld.scenes import Scene, sample_scene
-from g2e_lib.glyphworld.vocabulary import BACKGROUNDS, COLOURS, OBJECTS
+from g2e_lib.glyphworld.vocabulary import BACKGROUNDS, COLOURS, OBJECTS, PLACES
 from g2e_lib.processor import G2EProcessor
+from g2e_lib.provenance import environment, processor_name
+from g2e_lib.qwen2vl import PACKED_ATTENTION, encode_images, hidden_states
+from g2e_lib.store import write_text
 
 IGNORED = -100  # label of tokens that carry no loss
 FLOAT32_ATTENTION = "float32_sdpa"
-LENGTH_STEP = 32  # tokens
+LENGTH_STEP = 8  # tokens
+# Without instructions for it a CPU emulates bfloat16, several times slower than float32.
+HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+TRAINING_RECORD = "training.jsonl"  # beside the weights
+BASE_MODELS = Path(__file__).with_name("base_models.json")
 TOKENIZER_SAMPLE = 20_000  # conversations the tokenizer is trained on
 
 
@@ -52,7 +63,7 @@ class Recipe:
     """
 
     seed: int = 0
-    vision_steps: int = 800
+    vision_steps: int = 1000
     vision_images: int = 64
     vision_learning_rate: float = 1e-3
     steps: int = 6000
@@ -81,6 +92,8 @@ def tokenize(conversation: Conversation, processor: G2EProcessor, visual_tokens:
     """Token ids and labels of a conversation; labels are IGNORED except on what the assistant says.
 
     Args:
+        conversation: the chat.
+        processor: its tokenizer is used.
         visual_tokens: how many placeholder tokens the picture takes; 0 without one.
     """
     ids, labels = [], []
@@ -95,8 +108,7 @@ def tokenize(conversation: Conversation, processor: G2EProcessor, visual_tokens:
 def batches(conversations: list[Conversation], processor: G2EProcessor, chunk_tokens: int) -> Iterator[dict]:
     """Cut conversations into padded batches of similar length and about `chunk_tokens` tokens.
 
-    Only a handful of shapes occur (lengths are multiples of LENGTH_STEP, rows fill the chunk, if need be with
-    padding alone), because matrix kernels are compiled for every new shape.
+    Lengths are multiples of LENGTH_STEP, so that few shapes occur.
     """
     merge = processor.image_processor.merge_size**2
     images = [conversation_image(c) for c in conversations]
@@ -114,12 +126,12 @@ def batches(conversations: list[Conversation], processor: G2EProcessor, chunk_to
         width = -(-len(items[0][0]) // LENGTH_STEP) * LENGTH_STEP
         rows = max(1, chunk_tokens // width)
         chunk, items = items[:rows], items[rows:]
-        yield _pad(chunk, rows, width, processor.tokenizer.pad_token_id)
+        yield _pad(chunk, width, processor.tokenizer.pad_token_id)
 
 
-def _pad(items: list[tuple], rows: int, width: int, pad_token_id: int) -> dict:
-    input_ids = torch.full((rows, width), pad_token_id)
-    labels = torch.full((rows, width), IGNORED)
+def _pad(items: list[tuple], width: int, pad_token_id: int) -> dict:
+    input_ids = torch.full((len(items), width), pad_token_id)
+    labels = torch.full((len(items), width), IGNORED)
     for row, (ids, label, _, _) in enumerate(items):
         input_ids[row, : len(ids)] = torch.tensor(ids)
         labels[row, : len(ids)] = torch.tensor(label)
@@ -147,29 +159,66 @@ def forward(model: Qwen2VLForConditionalGeneration, batch: dict) -> tuple[Tensor
 
 
 class CellHead(nn.Module):
-    """Names what is in a cell from its visual token: object (or none), colour (or none) and background."""
+    """Names what is in a cell from its visual token: object (or none), colour (or none), background and place."""
 
-    sizes = (len(OBJECTS) + 1, len(COLOURS) + 1, len(BACKGROUNDS))
+    sizes = (len(OBJECTS) + 1, len(COLOURS) + 1, len(BACKGROUNDS), len(PLACES) + 1)
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width, sum(self.sizes))
 
     def forward(self, tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and the share of cells with everything right; tokens (cells, D), labels (cells, 3) int64."""
+        """Loss and the share of cells with everything right; tokens (cells, D), labels (cells, 4) int64."""
         logits = self.linear(tokens).float().split(self.sizes, dim=-1)
         loss = sum(cross_entropy(one, label) for one, label in zip(logits, labels.T, strict=True))
         right = torch.stack([one.argmax(-1) == label for one, label in zip(logits, labels.T, strict=True)])
         return loss, right.all(0).float().mean()
 
 
-def cell_labels(scene: Scene) -> list[tuple[int, int, int]]:
-    """Object, colour and background index of each of the four cells; the last object and colour mean none."""
+def cell_labels(scene: Scene, place: int | None = None) -> list[tuple[int, int, int, int]]:
+    """Object, colour, background and place of the four cells, or of the crop at `place`; the last of each is none."""
     background = list(BACKGROUNDS).index(scene.background)
-    cells = [(len(OBJECTS), len(COLOURS), background)] * 4
+    cells = [(len(OBJECTS), len(COLOURS), background, corner) for corner in range(len(PLACES))]
     for t in scene.things:
-        cells[t.place] = (OBJECTS.index(t.name), list(COLOURS).index(t.colour), background)
-    return cells
+        cells[t.place] = (OBJECTS.index(t.name), list(COLOURS).index(t.colour), background, t.place)
+    return cells if place is None else [(*cells[place][:3], len(PLACES))]
+
+
+def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
+    """Bring all singular values of a matrix close to 1 by the quintic Newton-Schulz iteration of Muon, in float32."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = wide / wide.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum with orthogonalized updates, scaled so that AdamW's learning rates fit.
+
+    torch.optim.Muon is the same up to its bfloat16 iteration, which most CPUs have to emulate.
+    """
+
+    def __init__(self, matrices: list[nn.Parameter], weight_decay: float, momentum: float = 0.95) -> None:
+        super().__init__(matrices, {"lr": 1e-3, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every matrix from its gradient; processes share the orthogonalizing."""
+        for group in self.param_groups:
+            rate, momentum = group["lr"], group["momentum"]
+            updates = [torch.zeros_like(matrix) for matrix in group["params"]]
+            for index, matrix in enumerate(group["params"]):
+                buffer = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+                buffer.lerp_(matrix.grad, 1 - momentum)
+                if index % world_size() == rank():
+                    updates[index] = orthogonalize(matrix.grad.lerp(buffer, momentum))
+            sum_over_processes(updates)
+            for matrix, update in zip(group["params"], updates, strict=True):
+                matrix.mul_(1 - rate * group["weight_decay"])
+                matrix.add_(update, alpha=-rate * 0.2 * max(matrix.shape) ** 0.5)
 
 
 class Optimizer:
@@ -183,10 +232,9 @@ class Optimizer:
         is_matrix = {name: p.ndim == 2 and "embed" not in name and "head" not in name for name, p in parameters.items()}
         matrices = [p for name, p in parameters.items() if is_matrix[name]]
         others = [p for name, p in parameters.items() if not is_matrix[name]]
-        adjust = "match_rms_adamw"  # makes one learning rate fit both
         self.parameters = parameters
         self.parts = (
-            torch.optim.Muon(matrices, weight_decay=recipe.weight_decay, adjust_lr_fn=adjust),
+            Muon(matrices, recipe.weight_decay),
             torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
         )
 
@@ -237,25 +285,42 @@ def pretrain_vision(model: Qwen2VLForConditionalGeneration, processor: G2EProces
     visual.train()
     for step in tqdm(range(recipe.vision_steps), desc="vision tower", unit="step", disable=rank() > 0):
         rng = random.Random(f"vision {recipe.seed} {step}")
-        drawn = [(sample_scene(rng, "train"), rng.getrandbits(32)) for _ in range(recipe.vision_images)]
-        scenes, views = zip(*drawn[rank() :: world_size()], strict=True)
-        images = [render(scene, view) for scene, view in zip(scenes, views, strict=True)]
-        pixels = processor.image_processor(images=images, return_tensors="pt")
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        drawn = [_drawn(rng) for _ in range(recipe.vision_images)][rank() :: world_size()]
+        pixels = processor.image_processor(images=[conversation_image(one) for one in drawn], return_tensors="pt")
+        labels = torch.tensor([cell for one in drawn for cell in cell_labels(one.scene, one.place)])
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=HAS_BFLOAT16):
             tokens = encode_images(visual, **pixels)
-            loss, accuracy = head(tokens, torch.tensor([cell_labels(scene) for scene in scenes]).flatten(0, 1))
+            loss, accuracy = head(tokens, labels)
         loss.backward()
         average_gradients(parameters.values())
         remaining = 1 - step / recipe.vision_steps
         optimizer.step(recipe.vision_learning_rate * min(1.0, (step + 1) / 50, remaining * 2), recipe.max_gradient_norm)
         if (step + 1) % 100 == 0:
             yield {"phase": "vision", "step": step + 1, "loss": loss.item(), "cells_right": accuracy.item()}
+    _standardize(visual, pixels)
+
+
+def _drawn(rng: random.Random) -> Conversation:
+    """A picture, in one of five cases a crop of it, without any words."""
+    scene = sample_scene(rng, "train")
+    place = rng.choice(scene.things).place if rng.random() < 0.2 else None
+    return Conversation((), scene=scene, place=place, view=rng.getrandbits(32))
+
+
+@torch.no_grad()
+def _standardize(visual: nn.Module, pixels: dict) -> None:
+    """Shift and scale the tower's last layer so that its tokens have mean 0 and length 1, about that of words."""
+    tokens, last = encode_images(visual, **pixels), visual.merger.mlp[-1]
+    mean = tokens.mean(0)
+    length = (tokens - mean).norm(dim=1).mean()
+    last.bias.copy_((last.bias - mean) / length)
+    last.weight /= length
 
 
 def attention_in_float32(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: object
 ) -> tuple[Tensor, None]:
-    """transformers' sdpa outside autocast: the backward pass in bfloat16 takes three times as long on a CPU."""
+    """Transformers' sdpa outside autocast: the backward pass in bfloat16 takes three times as long on a CPU."""
     with torch.autocast("cpu", enabled=False):
         states = query.float(), key.float(), value.float()
         output, _ = sdpa_attention_forward(module, *states, attention_mask, **kwargs)
@@ -276,16 +341,22 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace every gradient by its mean over the processes, in one exchange."""
+def sum_over_processes(tensors: Sequence[Tensor]) -> None:
+    """Replace every tensor by its sum over the processes, in one exchange."""
     if world_size() == 1:
         return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch._utils._flatten_dense_tensors(gradients)
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(flat)
-    flat /= world_size()
-    for gradient, new in zip(gradients, torch._utils._unflatten_dense_tensors(flat, gradients), strict=True):
-        gradient.copy_(new)
+    for tensor, new in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(new.view_as(tensor))
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace every gradient by its mean over the processes."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    sum_over_processes(gradients)
+    for gradient in gradients:
+        gradient /= world_size()
 
 
 def learning_rate_at(step: int, recipe: Recipe) -> float:
@@ -302,7 +373,7 @@ def train_step(model: Qwen2VLForConditionalGeneration, processor: G2EProcessor, 
     count = sum(int((chunk["labels"][:, 1:] != IGNORED).sum()) for chunk in chunks)
     total = 0.0
     for chunk in chunks:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=HAS_BFLOAT16):
             logits, labels = forward(model, chunk)
         loss = cross_entropy(logits, labels, reduction="sum") / count
         loss.backward()
@@ -310,31 +381,36 @@ def train_step(model: Qwen2VLForConditionalGeneration, processor: G2EProcessor, 
     return total
 
 
-def pretrain(recipe: Recipe, folder: Path) -> None:
+def pretrain(recipe: Recipe, folder: Path) -> Path:
     """Train a base model and save it as a Hugging Face directory; a second call resumes a killed one.
 
     Args:
         recipe: the settings.
         folder: receives `model/` (bf16), `log.jsonl` (loss and seconds), and the state to resume from.
+
+    Returns:
+        The folder of the model.
     """
     folder.mkdir(parents=True, exist_ok=True)
     processor = build_processor(build_tokenizer(tokenizer_texts(recipe.seed)))
     model = build_model(processor.tokenizer, recipe.seed)
     model.model.visual.set_attn_implementation(PACKED_ATTENTION)
     model.model.language_model.set_attn_implementation(FLOAT32_ATTENTION)
-    parameters = dict(model.named_parameters())
-    optimizer, state = Optimizer(parameters, recipe), folder / "state.safetensors"
-    finished = optimizer.load(state)
-    if not finished:
+    vision, state = folder / "vision.safetensors", folder / "state.safetensors"
+    if vision.exists():
+        model.model.visual.load_state_dict(load_file(vision))
+    else:
         _log(folder, {"recipe": asdict(recipe), "processes": world_size()})
-        vision = folder / "vision.safetensors"
-        if vision.exists():
-            model.model.visual.load_state_dict(load_file(vision))
-        else:
-            for record in pretrain_vision(model, processor, recipe):
-                _log(folder, record)
-            if rank() == 0:
-                save_file(model.model.visual.state_dict(), vision)
+        started = time.perf_counter()
+        for record in pretrain_vision(model, processor, recipe):
+            _log(folder, record | {"seconds": round(time.perf_counter() - started, 1)})
+            started = time.perf_counter()
+        if rank() == 0:
+            save_file(model.model.visual.state_dict(), vision)
+    model.model.visual.requires_grad_(requires_grad=False)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = Optimizer(parameters, recipe)
+    finished = optimizer.load(state)
     model.train()
     started, losses = time.perf_counter(), []
     bar = tqdm(range(finished, recipe.steps), initial=finished, total=recipe.steps, unit="step", disable=rank() > 0)
@@ -345,12 +421,14 @@ def pretrain(recipe: Recipe, folder: Path) -> None:
         if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
             seconds = time.perf_counter() - started
             record = {"phase": "language", "step": step + 1, "loss": sum(losses) / len(losses)}
-            _log(folder, record | {"gradient_norm": norm, "seconds": seconds})
+            _log(folder, record | {"gradient_norm": norm, "seconds": round(seconds, 1)})
             if rank() == 0:
                 optimizer.save(state, step + 1)
             started, losses = time.perf_counter(), []
     if rank() == 0:
         save_model(model, processor, folder / "model")
+        write_training_record(folder, recipe)
+    return folder / "model"
 
 
 def _log(folder: Path, record: dict) -> None:
@@ -373,6 +451,44 @@ def save_model(model: Qwen2VLForConditionalGeneration, processor: G2EProcessor, 
     """Write an ordinary Hugging Face directory with bf16 weights."""
     model.to(torch.bfloat16).save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+def write_training_record(folder: Path, recipe: Recipe) -> None:
+    """Write `model/training.jsonl`: the facts of a training run in the first line, then its log."""
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    weights = folder / "model" / "model.safetensors"
+    with safe_open(weights, "pt") as file:
+        parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    made_on = environment()
+    facts = {
+        "parameters": parameters,
+        "seed": recipe.seed,
+        "steps": recipe.steps,
+        "pictures (first phase)": recipe.vision_steps * recipe.vision_images,
+        "conversations (second phase)": recipe.steps * recipe.conversations,
+        "seconds": round(sum(record.get("seconds", 0) for record in records)),
+        "hardware": f"{processor_name()}, {records[0]['processes']} processes of one thread",
+        "torch": made_on["libraries"]["torch"],
+        "transformers": made_on["libraries"]["transformers"],
+        "commit": made_on["commit"],
+        "sha256 of weights": file_digest(weights),
+        "recipe": asdict(recipe),
+    }
+    lines = [facts, *(record for record in records if "phase" in record)]
+    write_text(folder / "model" / TRAINING_RECORD, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def read_training_record(folder: str | Path) -> tuple[dict, list[dict]]:
+    """The facts and the log of a base model's training.
+
+    Raises:
+        ValueError: the checkpoint has none.
+    """
+    path = Path(folder) / TRAINING_RECORD
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {TRAINING_RECORD}: it is not a GlyphWorld base model, use glyphworld-base")
+    facts, *log = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return facts, log
 
 
 def main() -> None:
