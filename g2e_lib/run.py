@@ -118,7 +118,8 @@ def tidy(path: Path) -> None:
     """Make an executed copy the same from run to run: no times, no progress bars, no paths of this machine."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("papermill", None)
-    for cell in notebook.cells:
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"  # papermill's injected cell has a random one
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]

@@ -20,7 +20,7 @@ from g2e_lib.report import TWO_COLUMNS, use_style
 def _show(axis: Axes, image: Image.Image, title: str = "", caption: str = "", width: int = 26) -> None:
     axis.imshow(image, interpolation="nearest")
     axis.set_title(fill(title, width), fontsize=7)
-    axis.set_xlabel(fill(caption, width), fontsize=6)
+    axis.set_xlabel(fill(caption, width), fontsize=5.5)
     axis.set_xticks([])
     axis.set_yticks([])
     axis.grid(visible=False)
@@ -50,7 +50,7 @@ def scenes_figure(seed: int = 0, count: int = 5) -> Figure:
     for axis in axes:
         scene = sample_scene(rng, "validation")
         question = rng.choice(questions(scene, rng))
-        caption = f"{fill(long_caption(scene, rng)[0], 26)}\n\nQ: {question.text}\nA: {question.answer}"
+        caption = f"{fill(long_caption(scene, rng)[0], 26)}\n\n{fill(f'Q: {question.text}', 26)}\nA: {question.answer}"
         _show(axis, render(scene), short_caption(scene, rng)[0])
         axis.set_xlabel(caption, fontsize=6)
     figure.tight_layout(pad=0.4)
@@ -96,7 +96,7 @@ def rows_figure(datasets: Mapping[str, Sequence[EvalRow]], names: Sequence[str],
         wrong: how many wrong candidates.
     """
     use_style()
-    figure, axes = plt.subplots(len(names), wrong + 2, figsize=(TWO_COLUMNS, 1.45 * len(names)), squeeze=False)
+    figure, axes = plt.subplots(len(names), wrong + 2, figsize=(TWO_COLUMNS, 1.6 * len(names)), squeeze=False)
     for axis_row, name in zip(axes, names, strict=True):
         row = datasets[name][0]
         items = (row.query, *row.candidates[: wrong + 1])
@@ -110,7 +110,7 @@ def rows_figure(datasets: Mapping[str, Sequence[EvalRow]], names: Sequence[str],
 def _show_item(axis: Axes, item: Item, title: str) -> None:
     if item.image is not None:
         with Image.open(item.image) as image:
-            _show(axis, image, title, item.text)
+            _show(axis, image, title, item.text, width=22)
         return
     _show(axis, Image.new("RGB", (64, 64), "white"), title)
     axis.text(32, 32, fill(item.text, 22), ha="center", va="center", fontsize=6)

@@ -29,7 +29,7 @@ CHAT_TEMPLATE = (
     "{% if message.content is string %}{{ message.content }}{% else %}"
     "{% for part in message.content %}"
     "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
-    "{% if not loop.last %}\n{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if not loop.last %}{{ '\\n' }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 

@@ -1,0 +1,45 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from g2e_lib.data import Item
+from g2e_lib.glyphworld import benchmark
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SMALL = benchmark.Size(queries=12, pairs=30, candidates=10, families=20)
+
+
+@pytest.fixture(scope="session")
+def embedder():
+    from g2e_lib.embedder import Embedder
+
+    return Embedder.from_pretrained("glyphworld-base", prompt="hierarchical", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def small_build(tmp_path_factory):
+    root = tmp_path_factory.mktemp("mmeb-mini")
+    benchmark.build(root, SMALL, show_progress=False)
+    return root
+
+
+@pytest.fixture(scope="session")
+def mixed_items(small_build):
+    """Texts, images, and both, of different lengths and sizes, in no order."""
+    rows, _ = benchmark.load(small_build)
+    items = [item for one in rows.values() for row in one[:3] for item in (row.query, row.candidates[0])]
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, size=(50, 120, 3), dtype=np.uint8))
+    extra = ["a", "sun " * 40, noise, {"text": "what is this?", "image": noise}, Item("", items[0].image)]
+    return [*items, *extra]
+
+
+@pytest.fixture
+def shared_data():
+    """A folder of real files some tests want; absent in most clones."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the real test files in {os.path.relpath(SHARED)}, which are not part of the repository")
+    return SHARED
