@@ -43,3 +43,18 @@ def shared_data():
     if not SHARED.is_dir():
         pytest.skip(f"needs the real test files in {os.path.relpath(SHARED)}, which are not part of the repository")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def untrained():
+    """A new model and its processor, with a tokenizer of few words."""
+    import random
+
+    from g2e_lib.glyphworld.corpus import sample_conversation
+    from g2e_lib.glyphworld.model import build_model, build_processor, build_tokenizer
+
+    rng = random.Random(0)
+    processor = build_processor(
+        build_tokenizer("".join(p for p, _ in sample_conversation(rng).segments()) for _ in range(300))
+    )
+    return build_model(processor.tokenizer, 0), processor

@@ -1,17 +1,15 @@
-"""MMEB-mini: sixteen datasets over MMEB's four meta-tasks, built from scenes and written in MMEB's own row format.
+"""MMEB-mini: the datasets of datasets.py written in MMEB's own row format, read back, and verified.
 
-Every row is made from a query meaning and a target meaning (scenes.Meaning). All other targets of the dataset are
-its candidates, except those that `matches` says would be a second right answer; scenes come in families of near
-duplicates, so hard distractors are always among them. Building is deterministic to the byte.
+All other targets of a dataset are candidates of a row, except those that `matches` says would be a second right
+answer. Building is deterministic to the byte.
 """
 
-import hashlib
 import json
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,326 +17,19 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from g2e_lib.config import code_fingerprint, file_digest, fingerprint
-from g2e_lib.data import EVAL_SCHEMA, IMAGE_PLACEHOLDER, TRAIN_SCHEMA, EvalRow, read_mmeb_eval
-from g2e_lib.glyphworld.language import Question, edits, long_caption, questions, short_caption
-from g2e_lib.glyphworld.render import CELL, TILTED, Style, render
-from g2e_lib.glyphworld.scenes import (
-    RELATIONS,
-    Crop,
-    Label,
-    Meaning,
-    Scene,
-    Split,
-    Thing,
-    matches,
-    meaning_record,
-    sample_scene,
-)
-from g2e_lib.glyphworld.vocabulary import COLOURS, KIND_OF, KINDS, NUMBERS, OBJECTS, PLACES
+from g2e_lib.data import EVAL_SCHEMA, TRAIN_SCHEMA, EvalRow, read_mmeb_eval
+from g2e_lib.glyphworld.datasets import DATASETS, Dataset, Example, Picture, Side, World
+from g2e_lib.glyphworld.scenes import Crop, Label, Meaning, matches, meaning_record
+from g2e_lib.glyphworld.vocabulary import KIND_OF
 from g2e_lib.store import read_json, write_json
 
 CHECKSUMS = Path(__file__).with_name("checksums.json")  # identities of builds of some sizes
 VERSION = 1  # raise when the content changes
 EVAL_FOLDER, TRAIN_FOLDER, MANIFEST, TRUTH = "eval", "train", "manifest.json", "truth.jsonl"
 # Source files that decide what is built.
-CODE = tuple(f"glyphworld/{name}.py" for name in ("benchmark", "language", "render", "scenes", "vocabulary"))
-FAMILY_SIZE = 4
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image file: a drawing of a scene, or of the cell at `place` alone."""
-
-    scene: Scene
-    view: int = 0
-    style: Style = Style()
-    place: int | None = None
-
-    @property
-    def path(self) -> str:
-        """The file's path below the image root, named by what it shows. BMP: lossless, and no compressor's choices."""
-        name = f"{self.scene.content} {self.view} {self.style} {self.place}"
-        return f"images/{hashlib.sha256(name.encode()).hexdigest()[:20]}.bmp"
-
-    def save(self, root: Path) -> None:
-        """Draw and write the file."""
-        image = render(self.scene, self.view, self.style)
-        if self.place is not None:
-            row, column = divmod(self.place, 2)
-            image = image.crop((column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL))
-        image.save(root / self.path)
-
-
-@dataclass(frozen=True)
-class Side:
-    """A query or a target: what is written to the row, and what it means."""
-
-    text: str
-    picture: Picture | None
-    meaning: Meaning
-
-    @property
-    def row_text(self) -> str:
-        """The text as MMEB writes it, with the placeholder where the image goes."""
-        return f"{IMAGE_PLACEHOLDER}\n{self.text}" if self.picture else self.text
-
-
-# A query, its target, and further wrong candidates that only this query calls for.
-Example = tuple[Side, ...]
-Make = Callable[[random.Random, "World"], Example]
-
-
-class World:
-    """The scenes one split of the benchmark is drawn from.
-
-    Args:
-        rng: source of randomness.
-        split: which scenes.
-        families: how many families of near duplicates; each has FAMILY_SIZE scenes an edit apart from the first.
-        views: how many drawings of each scene.
-    """
-
-    def __init__(self, rng: random.Random, split: Split, families: int, views: int) -> None:
-        self.split, self.views = split, views
-        self.scenes: list[Scene] = []
-        while len(self.scenes) < families * FAMILY_SIZE:
-            self.scenes += [s for s in _family(rng, split) if s not in self.scenes]
-
-    def scene(self, rng: random.Random) -> Scene:
-        """One of the scenes."""
-        return rng.choice(self.scenes)
-
-    def picture(self, rng: random.Random, scene: Scene) -> Picture:
-        """A drawing of a scene."""
-        return Picture(scene, rng.randrange(self.views))
-
-
-def _family(rng: random.Random, split: Split) -> list[Scene]:
-    first = sample_scene(rng, split, count=rng.choice((2, 2, 3, 3, 4)))
-    family = [first]
-    while len(family) < FAMILY_SIZE:
-        result = rng.choice(edits(first, rng)).result
-        if result.split == split and result not in family:
-            family.append(result)
-    return family
-
-
-# --- the datasets: each function makes one (query, target) ---------------------------------------------------------
-
-REPRESENT = "Represent the given image."
-CLASSIFY = "Represent the given image for classification"
-ASK = "Represent the given image with the following question: {}"
-MATCH_CAPTION = "Find me an image that matches the given caption: {}"
-DESCRIBE = "Find an image caption describing the given image."
-CHANGE = "Given an image, find a similar image with the described changes: {}"
-FIND_CAPTIONED = "Find a captioned image that matches this description: {}"
-CAPTIONED = "Represent the given image with the following caption: {}"
-SELECT = "Select the portion of the image that shows {}"
-SELECT_ANSWER = "Select the portion of the image that answers the question: {}"
-CROPPED = "Represent the given cropped image of the object."
-
-
-def object_name(rng: random.Random, world: World) -> Example:
-    """An image of one object, and its name."""
-    scene = sample_scene(rng, world.split, count=1)
-    name = scene.things[0].name
-    query = Side(f"{CLASSIFY} of its object.", world.picture(rng, scene), Label(name))
-    return query, Side(name, None, Label(name))
-
-
-def object_kind(rng: random.Random, world: World) -> Example:
-    """An image of one object, and its kind."""
-    scene = sample_scene(rng, world.split, count=1)
-    kind = KIND_OF[scene.things[0].name]
-    query = Side(f"{CLASSIFY} of its kind.", world.picture(rng, scene), Label(kind))
-    return query, Side(kind, None, Label(kind))
-
-
-def object_rotated(rng: random.Random, world: World) -> Example:
-    """ObjectName with tilted objects and noise."""
-    query, target, *_ = object_name(rng, world)
-    picture = replace(query.picture, style=Style(rotation=TILTED, noise=24))
-    return replace(query, picture=picture), target
-
-
-def coloured_object(rng: random.Random, world: World) -> Example:
-    """An image of one object in a colour it never has elsewhere, and colour with name."""
-    scene = sample_scene(rng, None, count=1, held_out=True)  # no split has ever trained on these
-    text = f"{scene.things[0].colour} {scene.things[0].name}"
-    query = Side(f"{CLASSIFY} of its colour and object.", world.picture(rng, scene), Label(text))
-    return query, Side(text, None, Label(text))
-
-
-def _question(kind: str) -> Make:
-    def make(rng: random.Random, world: World) -> Example:
-        while True:
-            scene = world.scene(rng)
-            pool = [q for q in questions(scene, rng) if q.kind == kind]
-            if pool:
-                return _answered(rng.choice(pool), world.picture(rng, scene))
-
-    return make
-
-
-def _answered(question: Question, picture: Picture) -> Example:
-    answer = Label(question.answer)
-    return Side(ASK.format(question.text), picture, answer), Side(question.answer, None, answer)
-
-
-def caption_i2t(rng: random.Random, world: World) -> Example:
-    """An image, and a short caption of it."""
-    scene = world.scene(rng)
-    text, claim = short_caption(scene, rng)
-    return Side(DESCRIBE, world.picture(rng, scene), scene), Side(text, None, claim)
-
-
-def caption_t2i(rng: random.Random, world: World) -> Example:
-    """A short caption, and an image of it."""
-    scene = world.scene(rng)
-    text, claim = short_caption(scene, rng)
-    return Side(MATCH_CAPTION.format(text), None, claim), Side(REPRESENT, world.picture(rng, scene), scene)
-
-
-def long_caption_t2i(rng: random.Random, world: World) -> Example:
-    """A long caption with places and background, and an image of it."""
-    scene = world.scene(rng)
-    text, claim = long_caption(scene, rng)
-    return Side(MATCH_CAPTION.format(text), None, claim), Side(REPRESENT, world.picture(rng, scene), scene)
-
-
-def edited(rng: random.Random, world: World) -> Example:
-    """An image with a change, and the image that results; the unchanged image is among the wrong candidates."""
-    while True:
-        first = world.scenes.index(world.scene(rng)) // FAMILY_SIZE * FAMILY_SIZE
-        family = world.scenes[first : first + FAMILY_SIZE]
-        scene = family[0]
-        pool = [e for _ in range(40) for e in edits(scene, rng) if e.result in family]
-        if pool:
-            edit, picture = rng.choice(pool), world.picture(rng, scene)
-            query = Side(CHANGE.format(edit.text), picture, edit.result)
-            target = Side(REPRESENT, world.picture(rng, edit.result), edit.result)
-            return query, target, Side(REPRESENT, picture, scene)
-
-
-def captioned_scene(rng: random.Random, world: World) -> Example:
-    """A short description, and an image that carries a caption of its own."""
-    scene = world.scene(rng)
-    text, claim = short_caption(scene, rng)
-    caption, _ = long_caption(scene, rng)
-    target = Side(CAPTIONED.format(caption), world.picture(rng, scene), scene)
-    return Side(FIND_CAPTIONED.format(text), None, claim), target
-
-
-def _cropped(rng: random.Random, world: World, name: Callable[[Scene, Thing], str | None]) -> Example:
-    while True:
-        scene = world.scene(rng)
-        thing = rng.choice(scene.things)
-        text, crop = name(scene, thing), scene.crop(thing)
-        if text:
-            picture = world.picture(rng, scene)
-            target = Side(CROPPED, replace(picture, place=thing.place), crop)
-            return Side(text, picture, crop), target
-
-
-def crop(rng: random.Random, world: World) -> Example:
-    """An image with an object's colour and name, and the crop around it."""
-    return _cropped(rng, world, lambda scene, thing: SELECT.format(f"the {thing.colour} {thing.name}."))
-
-
-def crop_by_relation(rng: random.Random, world: World) -> Example:
-    """An image with a reference through another object, and the crop."""
-
-    def name(scene: Scene, thing: Thing) -> str | None:
-        anchors = [(r, o) for o in scene.things for r in RELATIONS if scene.related(o, r) == thing]
-        anchors = [(r, o) for r, o in anchors if len(scene.named(o.name)) == 1]
-        if not anchors:
-            return None
-        relation, other = rng.choice(anchors)
-        return SELECT.format(f"the object {relation} the {other.name}.")
-
-    return _cropped(rng, world, name)
-
-
-def crop_by_kind(rng: random.Random, world: World) -> Example:
-    """An image with a question for the object of a kind, and the crop."""
-
-    def name(scene: Scene, thing: Thing) -> str | None:
-        kind = KIND_OF[thing.name]
-        if sum(KIND_OF[t.name] == kind for t in scene.things) > 1:
-            return None
-        return SELECT_ANSWER.format(f"which object is a kind of {kind}?")
-
-    return _cropped(rng, world, name)
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """One dataset of MMEB-mini.
-
-    Attributes:
-        meta_task: classification, vqa, retrieval or grounding.
-        distribution: IND (has training pairs) or OOD.
-        why: what makes it in- or out-of-distribution.
-        make: draws one (query, target).
-        labels: class names that are candidates of every row, besides the targets of other rows.
-    """
-
-    name: str
-    meta_task: str
-    distribution: str
-    why: str
-    make: Make
-    labels: tuple[str, ...] = ()
-
-
-# No kinds: "planet" would be a second right answer to a question for mars.
-ANSWERS = (*OBJECTS, *COLOURS, *NUMBERS, *PLACES, "nothing", "yes", "no")
-COLOURED_NAMES = tuple(f"{colour} {name}" for colour in COLOURS for name in OBJECTS)
-
-DATASETS = {
-    d.name: d
-    for d in (
-        Dataset("ObjectName", "classification", "IND", "plain drawings, training classes", object_name, OBJECTS),
-        Dataset("ObjectKind", "classification", "IND", "plain drawings, training classes", object_kind, tuple(KINDS)),
-        Dataset(
-            "ObjectRotated",
-            "classification",
-            "OOD",
-            "tilted and noisy drawings, never trained on",
-            object_rotated,
-            OBJECTS,
-        ),
-        Dataset(
-            "ColouredObject",
-            "classification",
-            "OOD",
-            "object-colour combinations and two-word labels that occur in no training data",
-            coloured_object,
-            COLOURED_NAMES,
-        ),
-        Dataset("ColourQA", "vqa", "IND", "trained question type", _question("colour"), ANSWERS),
-        Dataset("PlaceQA", "vqa", "IND", "trained question type", _question("at place"), ANSWERS),
-        Dataset("CountQA", "vqa", "IND", "trained question type", _question("count"), ANSWERS),
-        Dataset("RelationQA", "vqa", "OOD", "question type without training pairs", _question("relation"), ANSWERS),
-        Dataset("CaptionI2T", "retrieval", "IND", "short captions", caption_i2t),
-        Dataset("CaptionT2I", "retrieval", "IND", "short captions", caption_t2i),
-        Dataset("Edited", "retrieval", "IND", "trained kinds of change", edited),
-        Dataset(
-            "LongCaptionT2I",
-            "retrieval",
-            "OOD",
-            "captions with places, count and background, about twice as long as trained ones",
-            long_caption_t2i,
-        ),
-        Dataset("CaptionedScene", "retrieval", "OOD", "targets with image and text, never trained on", captioned_scene),
-        Dataset("Crop", "grounding", "IND", "objects named directly", crop),
-        Dataset("CropByRelation", "grounding", "OOD", "reference through another object", crop_by_relation),
-        Dataset("CropByKind", "grounding", "OOD", "reference by a question for a kind", crop_by_kind),
-    )
-}
-
-
-# --- building ------------------------------------------------------------------------------------------------------
+CODE = tuple(
+    f"glyphworld/{name}.py" for name in ("benchmark", "datasets", "language", "render", "scenes", "vocabulary")
+)
 
 
 @dataclass(frozen=True)

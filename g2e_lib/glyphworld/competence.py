@@ -13,9 +13,9 @@ import torch
 from transformers import Qwen2VLForConditionalGeneration
 
 from g2e_lib.evaluate import estimate
+from g2e_lib.glyphworld.batches import IGNORED, batches, forward
 from g2e_lib.glyphworld.corpus import Conversation
 from g2e_lib.glyphworld.language import long_caption, questions
-from g2e_lib.glyphworld.pretrain import IGNORED, batches, forward
 from g2e_lib.glyphworld.scenes import Split, sample_scene
 from g2e_lib.processor import G2EProcessor
 

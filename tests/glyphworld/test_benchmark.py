@@ -10,7 +10,8 @@ from PIL import Image
 
 from g2e_lib.data import read_mmeb_eval, read_mmeb_train
 from g2e_lib.glyphworld import benchmark
-from g2e_lib.glyphworld.benchmark import DATASETS, World, eval_rows, train_pairs
+from g2e_lib.glyphworld.benchmark import eval_rows, train_pairs
+from g2e_lib.glyphworld.datasets import DATASETS, Picture, World
 from g2e_lib.glyphworld.scenes import Crop, Scene, matches, meaning_from_record
 from g2e_lib.glyphworld.vocabulary import HELD_OUT
 
@@ -162,7 +163,7 @@ def test_a_build_that_differs_from_the_repositorys_is_refused(small_build, monke
 
 
 def test_an_interrupted_build_is_never_seen(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark.Picture, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(Picture, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         benchmark.prepare(tmp_path, SMALL)
     assert list(tmp_path.iterdir()) == []

@@ -3,14 +3,14 @@ import re
 
 import pytest
 
-from g2e_lib.glyphworld import benchmark, corpus
+from g2e_lib.glyphworld import corpus, datasets
 from g2e_lib.glyphworld.corpus import PAPER_SENTENCES, quotes_a_paper, sample_conversation
 from g2e_lib.prompts import ASSISTANT_HEADER, PROMPTS, render
 
 BENCHMARK_LINES = (
-    benchmark.REPRESENT, benchmark.CLASSIFY, benchmark.ASK, benchmark.MATCH_CAPTION, benchmark.DESCRIBE,
-    benchmark.CHANGE, benchmark.FIND_CAPTIONED, benchmark.CAPTIONED, benchmark.SELECT, benchmark.SELECT_ANSWER,
-    benchmark.CROPPED,
+    datasets.REPRESENT, datasets.CLASSIFY, datasets.ASK, datasets.MATCH_CAPTION, datasets.DESCRIBE,
+    datasets.CHANGE, datasets.FIND_CAPTIONED, datasets.CAPTIONED, datasets.SELECT, datasets.SELECT_ANSWER,
+    datasets.CROPPED,
 )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def test_one_word_means_one_word(conversations):
 
 def test_bare_class_names_open_turns(conversations):
     bare = {c.turns[0][0].split("\n")[0] for c in conversations if c.scene is None}
-    assert sum(name in bare for name in benchmark.OBJECTS) > 40
+    assert sum(name in bare for name in datasets.OBJECTS) > 40
 
 
 def test_the_mixture_is_what_is_drawn(conversations):

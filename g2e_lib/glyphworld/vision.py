@@ -1,0 +1,85 @@
+"""The first phase of pre-training: the vision tower learns to name what is in every cell it sees."""
+
+import random
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm.auto import tqdm
+from transformers import Qwen2VLForConditionalGeneration
+
+from g2e_lib.glyphworld.batches import conversation_image
+from g2e_lib.glyphworld.corpus import Conversation
+from g2e_lib.glyphworld.optimizer import Optimizer, average_gradients, rank, world_size
+from g2e_lib.glyphworld.recipe import Recipe
+from g2e_lib.glyphworld.scenes import Scene, sample_scene
+from g2e_lib.glyphworld.vocabulary import BACKGROUNDS, COLOURS, OBJECTS, PLACES
+from g2e_lib.processor import G2EProcessor
+from g2e_lib.qwen2vl import encode_images
+
+
+class CellHead(nn.Module):
+    """Names what is in a cell from its visual token: object (or none), colour (or none), background and place."""
+
+    sizes = (len(OBJECTS) + 1, len(COLOURS) + 1, len(BACKGROUNDS), len(PLACES) + 1)
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, sum(self.sizes))
+
+    def forward(self, tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and the share of cells with everything right; tokens (cells, D), labels (cells, 4) int64."""
+        logits = self.linear(tokens).float().split(self.sizes, dim=-1)
+        loss = sum(cross_entropy(one, label) for one, label in zip(logits, labels.T, strict=True))
+        right = torch.stack([one.argmax(-1) == label for one, label in zip(logits, labels.T, strict=True)])
+        return loss, right.all(0).float().mean()
+
+
+def cell_labels(scene: Scene, place: int | None = None) -> list[tuple[int, int, int, int]]:
+    """Object, colour, background and place of the four cells, or of the crop at `place`; the last of each is none."""
+    background = list(BACKGROUNDS).index(scene.background)
+    cells = [(len(OBJECTS), len(COLOURS), background, corner) for corner in range(len(PLACES))]
+    for t in scene.things:
+        cells[t.place] = (OBJECTS.index(t.name), list(COLOURS).index(t.colour), background, t.place)
+    return cells if place is None else [(*cells[place][:3], len(PLACES))]
+
+
+def pretrain_vision(model: Qwen2VLForConditionalGeneration, processor: G2EProcessor, recipe: Recipe) -> Iterator[dict]:
+    """Run the first phase in place, yielding a log record a hundred steps."""
+    visual = model.model.visual
+    torch.manual_seed(recipe.seed)
+    head = CellHead(model.config.text_config.hidden_size)
+    parameters = dict(visual.named_parameters()) | {f"head.{n}": p for n, p in head.named_parameters()}
+    optimizer = Optimizer(parameters, recipe.weight_decay)
+    visual.train()
+    for step in tqdm(range(recipe.vision_steps), desc="vision tower", unit="step", disable=rank() > 0):
+        rng = random.Random(f"vision {recipe.seed} {step}")
+        drawn = [_drawn(rng) for _ in range(recipe.vision_images)][rank() :: world_size()]
+        pixels = processor.image_processor(images=[conversation_image(one) for one in drawn], return_tensors="pt")
+        labels = torch.tensor([cell for one in drawn for cell in cell_labels(one.scene, one.place)])
+        loss, accuracy = head(encode_images(visual, **pixels), labels)
+        loss.backward()
+        average_gradients(parameters.values())
+        remaining = 1 - step / recipe.vision_steps
+        optimizer.step(recipe.vision_learning_rate * min(1.0, (step + 1) / 50, remaining * 2), recipe.max_gradient_norm)
+        if (step + 1) % 100 == 0:
+            yield {"phase": "vision", "step": step + 1, "loss": loss.item(), "cells_right": accuracy.item()}
+    _standardize(visual, pixels)
+
+
+def _drawn(rng: random.Random) -> Conversation:
+    """A picture, in one of five cases a crop of it, without any words."""
+    scene = sample_scene(rng, "train")
+    place = rng.choice(scene.things).place if rng.random() < 0.2 else None
+    return Conversation((), scene=scene, place=place, view=rng.getrandbits(32))
+
+
+@torch.no_grad()
+def _standardize(visual: nn.Module, pixels: dict) -> None:
+    """Shift and scale the tower's last layer so that its tokens have mean 0 and length 1, about that of words."""
+    tokens, last = encode_images(visual, **pixels), visual.merger.mlp[-1]
+    mean = tokens.mean(0)
+    length = (tokens - mean).norm(dim=1).mean()
+    last.bias.copy_((last.bias - mean) / length)
+    last.weight /= length
