@@ -161,6 +161,8 @@ def learning_curve_figure(records: Sequence[dict[str, Any]]) -> Figure:
         points = [(r["step"], r["loss"]) for r in records if r.get("phase") == phase]
         axis.plot(*np.array(points).T, color="black", linewidth=1)
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
         axis.set_xlabel("step")
         axis.set_title(label)
     figure.tight_layout()

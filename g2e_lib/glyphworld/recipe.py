@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -11,8 +13,7 @@ class Recipe:
         vision_steps: optimisation steps of the first phase, with `vision_images` pictures each.
         steps: optimisation steps of the second phase, with `conversations` each.
         chunk_tokens: padded tokens in one forward pass; smaller fits the processor's cache, results are the same.
-        learning_rate: of the second phase, peak; linear warm-up, constant, linear decay to zero.
-        decay_steps: how many of the last steps decay.
+        schedule: (step, learning rate) points of the second phase, joined by straight lines.
         save_every: steps between checkpoints.
     """
 
@@ -20,18 +21,30 @@ class Recipe:
     vision_steps: int = 1000
     vision_images: int = 64
     vision_learning_rate: float = 1e-3
-    steps: int = 4900
+    steps: int = 5400
     conversations: int = 32
     chunk_tokens: int = 1024
-    learning_rate: float = 2e-3
-    warmup_steps: int = 50
-    decay_steps: int = 3100
+    # Raised at step 2450 of the run that made the shipped model: what is in a context had been learned by then, but
+    # not what belongs to what, and a trial on copying alone learned that sooner at a higher rate.
+    schedule: tuple[tuple[int, float], ...] = (
+        (-1, 0.0),
+        (49, 2e-3),
+        (1800, 2e-3),
+        (2450, 2e-3 * 2450 / 3100),
+        (2500, 5e-3),
+        (3800, 5e-3),
+        (5400, 0.0),
+    )
     weight_decay: float = 0.01
     max_gradient_norm: float = 1.0
-    save_every: int = 100
+    save_every: int = 50
 
 
 def learning_rate_at(step: int, recipe: Recipe) -> float:
-    """Of the second phase: linear warm-up, constant, linear decay to zero."""
-    warm = min(1.0, (step + 1) / recipe.warmup_steps)
-    return recipe.learning_rate * min(warm, (recipe.steps - step) / recipe.decay_steps)
+    """Of the second phase.
+
+    >>> learning_rate_at(24, Recipe(schedule=((-1, 0.0), (49, 1.0))))
+    0.5
+    """
+    steps, rates = zip(*recipe.schedule, strict=True)
+    return float(np.interp(step, steps, rates))

@@ -5,7 +5,7 @@ import pytest
 from g2e_lib.glyphworld import pretrain
 from g2e_lib.glyphworld.recipe import Recipe, learning_rate_at
 
-SMALL = Recipe(vision_steps=4, vision_images=4, steps=6, conversations=4, warmup_steps=2, decay_steps=2, save_every=2)
+SMALL = Recipe(vision_steps=4, vision_images=4, steps=6, conversations=4, schedule=((0, 1e-3), (6, 0.0)), save_every=2)
 
 
 def test_a_killed_run_resumes_exactly(tmp_path, monkeypatch):
@@ -39,6 +39,6 @@ def test_no_training_record(tmp_path):
 # --- the model that ships ------------------------------------------------------------------------------------------
 
 
-def test_learning_rate_warms_up_stays_and_decays():
-    recipe = Recipe(steps=100, warmup_steps=10, decay_steps=50, learning_rate=1.0)
-    assert [learning_rate_at(step, recipe) for step in (0, 9, 30, 50, 75, 99)] == [0.1, 1, 1, 1, 0.5, 0.02]
+def test_learning_rate_follows_its_points():
+    recipe = Recipe(schedule=((-1, 0.0), (9, 1.0), (50, 1.0), (100, 0.0)))
+    assert [learning_rate_at(step, recipe) for step in (0, 9, 30, 75, 100)] == [0.1, 1, 1, 0.5, 0]
