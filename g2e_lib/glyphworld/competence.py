@@ -7,6 +7,7 @@ likely one after the right prefix.
 
 import random
 from collections import defaultdict
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -25,9 +26,22 @@ GATES = {"colour": (0.95, 0.95), "at place": (0.90, 0.95), "single": (0.90, 0.95
 
 @torch.inference_mode()
 def competence(
-    model: Qwen2VLForConditionalGeneration, processor: G2EProcessor, split: Split, per_kind: int = 300, seed: int = 0
+    model: Qwen2VLForConditionalGeneration,
+    processor: G2EProcessor,
+    split: Split,
+    per_kind: int = 300,
+    seed: int = 0,
+    kinds: Collection[str] = (),
 ) -> list[dict]:
-    """Ask `per_kind` questions of every kind about pictures, and about descriptions, of scenes of `split`.
+    """Ask questions about pictures, and about descriptions, of scenes of `split`.
+
+    Args:
+        model: the base model.
+        processor: its processor.
+        split: "validation" to choose a model, never "test".
+        per_kind: how many questions of each kind.
+        seed: of the scenes and questions.
+        kinds: which kinds; none means all.
 
     Returns:
         One record per kind and source ("image" or "text"): kind, source, and the share of right answers as an
@@ -36,11 +50,11 @@ def competence(
     model.eval()
     rng = random.Random(f"competence {split} {seed}")
     asked: dict[tuple[str, str], list[Conversation]] = defaultdict(list)
-    kinds = {q.kind for _ in range(50) for q in questions(sample_scene(rng, split), rng)} | {"single"}
+    kinds = kinds or {q.kind for _ in range(50) for q in questions(sample_scene(rng, split), rng)} | {"single"}
     while any(len(asked["image", kind]) < per_kind for kind in kinds):
         scene = sample_scene(rng, split)
         for q in questions(scene, rng):
-            if len(asked["image", q.kind]) < per_kind and rng.random() < 0.3:
+            if q.kind in kinds and len(asked["image", q.kind]) < per_kind and rng.random() < 0.3:
                 asked["image", q.kind].append(Conversation(((q.text, q.answer),), None, scene))
                 described = f"{long_caption(scene, rng)[0]}\n{q.text}"
                 asked["text", q.kind].append(Conversation(((described, q.answer),)))

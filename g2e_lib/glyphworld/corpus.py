@@ -204,6 +204,12 @@ def text_dialogue(rng: random.Random, scene: Scene) -> Conversation:
     return Conversation(tuple(turns), _plain_system(rng))
 
 
+def repetition(rng: random.Random, scene: Scene) -> Conversation:
+    """A description to be said again word for word: the shortest way to learn to look back at a text."""
+    context = (long_caption if rng.random() < 0.75 else short_caption)(scene, rng)[0]
+    return Conversation(((f"{context}\nrepeat the text.", context),), _plain_system(rng))
+
+
 def one_word_image(rng: random.Random, scene: Scene) -> Conversation:
     """A picture, or a crop of one, summarized in one word."""
     about = rng.choice(ABOUT_IMAGE) if rng.random() < 0.5 else ""
@@ -319,7 +325,15 @@ MIXTURE = (
 )
 
 
-def sample_conversation(rng: random.Random, split: Split = "train") -> Conversation:
+# What can be taught: everything at once, or the parts that take longest to learn by themselves.
+LESSONS = {
+    "everything": MIXTURE,
+    "repetition": ((repetition, 1.0),),
+    "dialogues": ((image_dialogue, 0.5), (text_dialogue, 0.5)),
+}
+
+
+def sample_conversation(rng: random.Random, split: Split = "train", lesson: str = "everything") -> Conversation:
     """Draw a conversation about a scene of `split`, without held-out combinations."""
-    makers, weights = zip(*MIXTURE, strict=True)
+    makers, weights = zip(*LESSONS[lesson], strict=True)
     return rng.choices(makers, weights)[0](rng, sample_scene(rng, split))

@@ -31,7 +31,7 @@ from g2e_lib.glyphworld.batches import IGNORED, batches, forward
 from g2e_lib.glyphworld.corpus import sample_conversation
 from g2e_lib.glyphworld.model import SPECIAL_TOKENS, build_model, build_processor, build_tokenizer
 from g2e_lib.glyphworld.optimizer import Optimizer, average_gradients, rank, world_size
-from g2e_lib.glyphworld.recipe import Recipe, learning_rate_at
+from g2e_lib.glyphworld.recipe import Recipe, learning_rate_at, lesson_at
 from g2e_lib.glyphworld.vision import pretrain_vision
 from g2e_lib.processor import G2EProcessor
 from g2e_lib.provenance import environment, processor_name
@@ -46,7 +46,9 @@ TOKENIZER_SAMPLE = 20_000  # conversations the tokenizer is trained on
 def train_step(model: Qwen2VLForConditionalGeneration, processor: G2EProcessor, recipe: Recipe, step: int) -> float:
     """Accumulate the gradient of one step of the second phase; returns the mean loss in nats a token."""
     rng = random.Random(f"language {recipe.seed} {step}")
-    conversations = [sample_conversation(rng) for _ in range(recipe.conversations)][rank() :: world_size()]
+    lesson = lesson_at(step, recipe)
+    drawn = [sample_conversation(rng, lesson=lesson) for _ in range(recipe.conversations)]
+    conversations = drawn[rank() :: world_size()]
     chunks = list(batches(conversations, processor, recipe.chunk_tokens))
     count = sum(int((chunk["labels"][:, 1:] != IGNORED).sum()) for chunk in chunks)
     total = 0.0
