@@ -7,6 +7,7 @@ other layers are never computed for it.
 
 import hashlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +32,13 @@ from g2e_lib.config import code_fingerprint
 from g2e_lib.data import Item, unique
 from g2e_lib.processor import G2EProcessor
 from g2e_lib.prompts import Prompt, Role, get_prompt, render_parts
-from g2e_lib.qwen2vl import hidden_states
+from g2e_lib.qwen2vl import Prefix, encode_prefix, hidden_states
 
 logger = logging.getLogger(__name__)
 
 MIN_SIDE = 4  # pixels; a thinner image has no content, and resizing it invents one
 MAX_ASPECT_RATIO = 200  # Qwen2-VL's own limit
+MIN_SHARING, MIN_PREFIX = 8, 8  # inputs and tokens; below, running a common beginning once does not pay
 # Source files that decide what an embedding is; their content is part of every cache key.
 CODE = ("embedder.py", "processor.py", "prompts.py", "qwen2vl.py")
 
@@ -323,11 +325,13 @@ class Embedder:
         tokens = self._tokenize(inputs)
         order = sorted(range(len(inputs)), key=lambda i: (len(tokens[i].ids), tokens[i].grid or ()), reverse=True)
         output = np.empty((len(inputs), self.dimension), dtype=np.float32)
+        prefix = self._prefix(tokens)
+        shared = prefix[0][0].shape[2] if prefix else 0
         with tqdm(total=len(inputs), desc="encode", unit="item", disable=not show_progress) as bar:
             while order:
-                count = max(1, self.tokens_per_batch // len(tokens[order[0]].ids))
+                count = max(1, self.tokens_per_batch // (len(tokens[order[0]].ids) - shared))
                 batch, order = order[:count], order[count:]
-                output[batch] = self._forward([inputs[i] for i in batch], [tokens[i] for i in batch])
+                output[batch] = self._forward([inputs[i] for i in batch], [tokens[i] for i in batch], prefix)
                 bar.update(len(batch))
         return output[rows]
 
@@ -378,13 +382,25 @@ class Embedder:
         return rows // unit, columns // unit
 
     @torch.inference_mode()
-    def _forward(self, inputs: list[_Input], tokens: list[_Tokens]) -> np.ndarray:
+    def _prefix(self, tokens: list[_Tokens]) -> Prefix | None:
+        """Keys and values of the text that all inputs begin with, such as the system message; run only once."""
+        if len(tokens) < MIN_SHARING:
+            return None
+        ids = os.path.commonprefix([one.ids for one in tokens])  # works on lists of anything
+        ids = ids[: min(len(one.ids) for one in tokens) - 1]
+        image_token_id = self.model.config.image_token_id
+        ids = ids[: ids.index(image_token_id)] if image_token_id in ids else ids
+        return encode_prefix(self.model, ids) if len(ids) >= MIN_PREFIX else None
+
+    @torch.inference_mode()
+    def _forward(self, inputs: list[_Input], tokens: list[_Tokens], prefix: Prefix | None) -> np.ndarray:
         """The states at the last token of one batch, (B, D) float32."""
         images = [open_image(one.source) for one in inputs if one.source is not None]
         pixels = self.processor.image_processor(images=images, return_tensors="pt") if images else {}
         width, pad = max(len(one.ids) for one in tokens), self.processor.tokenizer.pad_token_id
         ids = torch.tensor([one.ids + [pad] * (width - len(one.ids)) for one in tokens])
-        last = torch.tensor([len(one.ids) - 1 for one in tokens])
+        shared = prefix[0][0].shape[2] if prefix else 0
+        last = torch.tensor([len(one.ids) - 1 - shared for one in tokens])
         inputs_on_device = {key: value.to(self.device) for key, value in pixels.items()}
-        hidden = hidden_states(self.model, ids.to(self.device), **inputs_on_device)
+        hidden = hidden_states(self.model, ids.to(self.device), **inputs_on_device, prefix=prefix)
         return hidden[torch.arange(len(tokens)), last].float().cpu().numpy()

@@ -11,7 +11,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, Qwen2VLForConditionalGeneration
+from transformers import AttentionInterface, DynamicCache, Qwen2VLForConditionalGeneration
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -115,11 +115,29 @@ def position_ids(input_ids: Tensor, image_grid_thw: Tensor | None, image_token_i
     return torch.where(is_visual, visual, index + after)
 
 
+Prefix = list[tuple[Tensor, Tensor]]  # keys and values of each layer, (1, heads, P, head size)
+
+
+def encode_prefix(model: Qwen2VLForConditionalGeneration, ids: list[int]) -> Prefix:
+    """Run the text that many rows begin with once, for `hidden_states`.
+
+    Args:
+        model: the generative model.
+        ids: P token ids, none of them visual.
+    """
+    input_ids = torch.tensor([ids], device=model.device)
+    positions = position_ids(input_ids, None, model.config.image_token_id, merge_size=1)
+    types = torch.zeros_like(input_ids, dtype=torch.int32)
+    output = model.model(input_ids=input_ids, position_ids=positions, mm_token_type_ids=types, use_cache=True)
+    return [(layer.keys, layer.values) for layer in output.past_key_values.layers]
+
+
 def hidden_states(
     model: Qwen2VLForConditionalGeneration,
     input_ids: Tensor,
     pixel_values: Tensor | None = None,
     image_grid_thw: Tensor | None = None,
+    prefix: Prefix | None = None,
 ) -> Tensor:
     """The last layer's states after the final norm; no vocabulary logits, no other layer's states.
 
@@ -130,9 +148,10 @@ def hidden_states(
         input_ids: (B, L) int64, right-padded, at most one image a row.
         pixel_values: (patches, patch dimension) float, of all images in row order.
         image_grid_thw: (images, 3) int64.
+        prefix: what encode_prefix made of the first P ids, which all rows share; they are not run again.
 
     Returns:
-        (B, L, D) in the model's dtype; meaningless where the input is padding.
+        (B, L - P, D) in the model's dtype; meaningless where the input is padding.
     """
     images: dict[str, object] = {}
     if pixel_values is not None:
@@ -141,12 +160,19 @@ def hidden_states(
             "mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=(features,))},
             "image_grid_thw": image_grid_thw,
         }
-    merge_size = model.config.vision_config.spatial_merge_size
+    image_token_id, merge_size = model.config.image_token_id, model.config.vision_config.spatial_merge_size
+    positions = position_ids(input_ids, image_grid_thw, image_token_id, merge_size)
+    start, cache = 0, None
+    if prefix:
+        start, cache = prefix[0][0].shape[2], DynamicCache()
+        for layer, states in enumerate(prefix):
+            cache.update(*(one.expand(len(input_ids), -1, -1, -1) for one in states), layer)
     output = model.model(
-        input_ids=input_ids,
-        position_ids=position_ids(input_ids, image_grid_thw, model.config.image_token_id, merge_size),
-        mm_token_type_ids=(input_ids == model.config.image_token_id).int(),
-        use_cache=False,
+        input_ids=input_ids[:, start:],
+        position_ids=positions[:, :, start:],
+        mm_token_type_ids=(input_ids[:, start:] == image_token_id).int(),
+        past_key_values=cache,
+        use_cache=cache is not None,
         **images,
     )
     return output.last_hidden_state

@@ -7,6 +7,7 @@ from definition import NAMES, embed
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from g2e_lib import embedder as embedder_module
 from g2e_lib.config import resolve_model
 from g2e_lib.data import Item
 from g2e_lib.embedder import Embedder, as_item, open_image
@@ -51,6 +52,27 @@ def test_an_item_embeds_the_same_alone_and_in_any_batch(embedder, mixed_items):
         np.testing.assert_allclose(other.encode(mixed_items), embeddings, atol=1e-5)
 
 
+def test_a_common_beginning_changes_nothing(embedder, mixed_items, monkeypatch):
+    lengths = []
+    original = embedder_module.encode_prefix
+    monkeypatch.setattr(embedder_module, "encode_prefix", lambda m, ids: lengths.append(len(ids)) or original(m, ids))
+    shared = embedder.encode(mixed_items)
+    assert len(lengths) == 1
+    assert lengths[0] > 20  # the system message
+    monkeypatch.setattr(embedder_module, "MIN_SHARING", 10_000)
+    np.testing.assert_allclose(embedder.encode(mixed_items), shared, atol=1e-5)
+    assert len(lengths) == 1
+
+
+def test_common_beginnings_stop_before_images_and_the_last_token(embedder, small_build):
+    monkey = [Item(str(i), path) for i, path in enumerate([next((small_build / "images").iterdir())] * 9)]
+    together = embedder.encode(monkey)
+    np.testing.assert_allclose(embedder.encode(monkey[:1]), together[:1], atol=1e-5)
+    texts = ["sun"] + [f"sun{c}" for c in "abcdefghijk"]
+    plain = embedder.with_prompt("none")
+    np.testing.assert_allclose(plain.encode(texts)[:1], plain.encode(texts[:1]), atol=1e-5)
+
+
 def test_different_items_embed_differently(embedder):
     similarity = (e := embedder.encode(["a red sun", "a blue king"])) @ e.T
     assert similarity[0, 1] < 0.999
@@ -59,7 +81,7 @@ def test_different_items_embed_differently(embedder):
 def test_identical_items_are_run_once(embedder, monkeypatch):
     seen = []
     original = Embedder._forward
-    monkeypatch.setattr(Embedder, "_forward", lambda s, i, t: seen.append(len(i)) or original(s, i, t))
+    monkeypatch.setattr(Embedder, "_forward", lambda s, i, *rest: seen.append(len(i)) or original(s, i, *rest))
     image = Image.new("RGB", (64, 64), "red")
     items = ["a", "b", "a", image, image.copy(), {"text": " a "}]
     embeddings = embedder.encode(items)
