@@ -22,7 +22,7 @@ class Recipe:
     vision_steps: int = 1000
     vision_images: int = 64
     vision_learning_rate: float = 1e-3
-    steps: int = 4900
+    steps: int = 3500
     conversations: int = 32
     chunk_tokens: int = 1024
     schedule: tuple[tuple[int, float], ...] = (
@@ -31,8 +31,8 @@ class Recipe:
         (1800, 2e-3),
         (2450, 2e-3 * 2450 / 3100),
         (2500, 2e-3),
-        (3700, 2e-3),
-        (4900, 0.0),
+        (3100, 2e-3),
+        (3500, 0.0),
     )
     # At step 2450 of the run that made the shipped model, what is in a context had been learned, but not what belongs
     # to what. A hundred steps of repetition taught the model to look back, and it went on with questions only.
@@ -40,7 +40,7 @@ class Recipe:
         (0, "everything"),
         (2450, "repetition"),
         (2570, "dialogues"),
-        (3500, "everything"),
+        (3200, "everything"),
     )
     weight_decay: float = 0.01
     max_gradient_norm: float = 1.0
