@@ -139,9 +139,13 @@ def is_at_chance(right: np.ndarray, chance: float) -> bool:
 
 
 def _resampled_means(right: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Means of bootstrap samples of one dataset's queries: (BOOTSTRAP_SAMPLES,) float64."""
-    rows = rng.integers(0, len(right), size=(BOOTSTRAP_SAMPLES, len(right)))
-    return right[rows].mean(axis=1)
+    """Means of bootstrap samples of one dataset's queries: (BOOTSTRAP_SAMPLES,) float64.
+
+    Drawing N queries with replacement draws a multinomial number of each distinct value, which is much faster.
+    """
+    values, counts = np.unique(right, return_counts=True)
+    drawn = rng.multinomial(len(right), counts / len(right), size=BOOTSTRAP_SAMPLES)
+    return drawn @ values.astype(np.float64) / len(right)
 
 
 def estimate(right: Mapping[str, np.ndarray], seed: int = 0) -> Estimate:

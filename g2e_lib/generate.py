@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from g2e_lib.data import Item
+from g2e_lib.config import code_fingerprint
+from g2e_lib.data import Item, item_digests
 from g2e_lib.embedder import Embeddable, Embedder, as_item, open_image
 from g2e_lib.evaluate import estimate
 from g2e_lib.prompts import TURN_END, Role, render
+from g2e_lib.store import Store
 
 
 def prompt_tokens(embedder: Embedder, item: Embeddable, role: Role = "query") -> list[dict[str, Any]]:
@@ -62,7 +64,7 @@ def next_word_probabilities(embedder: Embedder, items: Sequence[Embeddable], rol
 
 
 def compare_next_words(
-    embedder: Embedder, prompts: Sequence[str], pairs: Sequence[tuple[Item, Item]], top_k: int = 5
+    embedder: Embedder, prompts: Sequence[str], pairs: Sequence[tuple[Item, Item]], store: Store, top_k: int = 5
 ) -> list[dict[str, Any]]:
     """What the model would say next after an image and after its caption, under each prompt.
 
@@ -72,20 +74,29 @@ def compare_next_words(
         embedder: the model; its own prompt is not used.
         prompts: names of prompts.
         pairs: (image, caption); the first one is the example whose words are shown.
+        store: keeps the records.
         top_k: how many words.
 
     Returns:
         One record a prompt: `image` and `text` with [word, probability] of the example, and `overlap`, the
         probability mass both distributions share (sum of the smaller ones), in percent over all pairs.
     """
+    digests = item_digests(item for pair in pairs for item in pair)
+    shared_key = {"pairs": [digests[item] for pair in pairs for item in pair], "top_k": top_k}
+    shared_key["code"] = code_fingerprint(("generate.py",))
     records = []
     for name in prompts:
         prompted = embedder.with_prompt(name)
-        image, text = (next_word_probabilities(prompted, side) for side in zip(*pairs, strict=True))
-        shared = np.minimum(image, text).sum(1)
-        words = {"image": _top_words(embedder, image[0], top_k), "text": _top_words(embedder, text[0], top_k)}
-        records.append({"prompt": name, **words, "overlap": vars(estimate({"pairs": shared}))})
+        key = {**prompted.key("query"), **shared_key, "next words": name}
+        records.append(store.json(key, lambda one=prompted: _next_words(one, pairs, top_k)))
     return records
+
+
+def _next_words(embedder: Embedder, pairs: Sequence[tuple[Item, Item]], top_k: int) -> dict[str, Any]:
+    image, text = (next_word_probabilities(embedder, side) for side in zip(*pairs, strict=True))
+    shared = np.minimum(image, text).sum(1)
+    words = {"image": _top_words(embedder, image[0], top_k), "text": _top_words(embedder, text[0], top_k)}
+    return {"prompt": embedder.prompt.name, **words, "overlap": vars(estimate({"pairs": shared}))}
 
 
 def _top_words(embedder: Embedder, probabilities: np.ndarray, top_k: int) -> list[list[Any]]:

@@ -65,7 +65,7 @@ def read_json(path: Path, made_by: str) -> Any:  # noqa: ANN401
 
 
 class Store:
-    """Arrays by key.
+    """Arrays and JSON values by key.
 
     Args:
         folder: where entries live; made when the first one is written.
@@ -76,9 +76,9 @@ class Store:
         self.folder, self.is_fresh = folder, is_fresh
         self._written: set[Path] = set()
 
-    def path(self, key: dict[str, Any]) -> Path:
-        """Where the entry of `key` is, whether or not it exists."""
-        return self.folder / f"{fingerprint(key)}.safetensors"
+    def path(self, key: dict[str, Any], suffix: str = ".safetensors") -> Path:
+        """Where the entry of `key` is, whether or not it exists; JSON values have the suffix ".json"."""
+        return self.folder / f"{fingerprint(key)}{suffix}"
 
     def array(self, key: dict[str, Any], compute: Callable[[], np.ndarray]) -> np.ndarray:
         """Return the stored array of `key`, or compute, store and return it.
@@ -98,3 +98,20 @@ class Store:
             save_file({"array": array}, partial, metadata={"key": json.dumps(key, sort_keys=True, default=str)})
         self._written.add(path)
         return array
+
+    def json(self, key: dict[str, Any], compute: Callable[[], Any]) -> Any:  # noqa: ANN401
+        """Return the stored JSON value of `key`, or compute, store and return it.
+
+        Args:
+            key: everything the value depends on; JSON-like. It is stored beside the value.
+            compute: called only when there is no readable entry; what it returns comes back as JSON reads it.
+        """
+        path = self.path(key, ".json")
+        if path.exists() and (not self.is_fresh or path in self._written):
+            try:
+                return json.loads(path.read_text(encoding="utf-8"))["value"]
+            except (json.JSONDecodeError, KeyError):
+                pass  # as above
+        write_json(path, {"key": key, "value": compute()})
+        self._written.add(path)
+        return json.loads(path.read_text(encoding="utf-8"))["value"]

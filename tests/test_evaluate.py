@@ -44,6 +44,15 @@ def test_interval_has_the_width_statistics_predicts():
     assert value.high == pytest.approx(50 + half, abs=0.4)
 
 
+def test_resampling_equals_drawing_queries_one_by_one():
+    values = np.array([-1.0, 0, 0, 1, 1, 1, 0.5])
+    ours = evaluate._resampled_means(values, np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    plain = np.array([rng.choice(values, len(values)).mean() for _ in range(4000)])
+    np.testing.assert_allclose(np.quantile(ours, [0.1, 0.5, 0.9]), np.quantile(plain, [0.1, 0.5, 0.9]), atol=0.06)
+    assert ours.std() == pytest.approx(plain.std(), rel=0.06)
+
+
 def test_pairing_narrows_the_interval():
     rng = np.random.default_rng(1)
     baseline = rng.random(500) < 0.5

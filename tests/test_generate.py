@@ -9,6 +9,7 @@ from g2e_lib.embedder import as_item, open_image
 from g2e_lib.evaluate import image_text_pairs
 from g2e_lib.glyphworld import benchmark
 from g2e_lib.prompts import render
+from g2e_lib.store import Store
 
 
 @torch.no_grad()
@@ -52,15 +53,15 @@ def test_prompt_tokens_spell_the_prompt(embedder):
     assert lines[-1]["tokens"][-1] == "\\n"
 
 
-def test_comparison_of_next_words(embedder, small_build):
+def test_comparison_of_next_words(embedder, small_build, tmp_path):
     rows, _ = benchmark.load(small_build, ["CaptionI2T"])
     pairs = image_text_pairs(rows["CaptionI2T"], 4)
-    first, second = generate.compare_next_words(embedder, ["none", "system"], pairs, top_k=3)
+    first, second = generate.compare_next_words(embedder, ["none", "system"], pairs, Store(tmp_path), top_k=3)
     assert [first["prompt"], second["prompt"]] == ["none", "system"]
     assert len(first["image"]) == 3
     probabilities = [p for _, p in first["image"]]
     assert probabilities == sorted(probabilities, reverse=True)
-    same = generate.compare_next_words(embedder, ["none"], [(Item("a sun"), Item("a sun"))])[0]
+    same = generate.compare_next_words(embedder, ["none"], [(Item("a sun"), Item("a sun"))], Store(tmp_path))[0]
     assert same["overlap"]["value"] == pytest.approx(100, abs=1e-3)
 
 

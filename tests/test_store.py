@@ -61,3 +61,13 @@ def test_missing_and_broken_json_say_what_to_do(tmp_path):
     (tmp_path / "setup.json").write_text("{")
     with pytest.raises(ValueError, match="setup.json is not valid JSON .* delete it and run notebook 00_setup again"):
         read_json(tmp_path / "setup.json", made_by="notebook 00_setup")
+
+
+def test_json_values_are_stored_like_arrays(tmp_path):
+    calls = []
+    for fresh in (False, False, True):
+        store = Store(tmp_path, is_fresh=fresh)
+        assert store.json({"a": 1}, lambda: calls.append(1) or {"x": (1, 2)}) == {"x": [1, 2]}
+    assert len(calls) == 2
+    store.path({"a": 1}, ".json").write_text("{")
+    assert Store(tmp_path).json({"a": 1}, lambda: 7) == 7

@@ -13,13 +13,18 @@ import numpy as np
 import torch
 from transformers import Qwen2VLForConditionalGeneration
 
+from g2e_lib.config import code_fingerprint
+from g2e_lib.embedder import Embedder
 from g2e_lib.evaluate import estimate
 from g2e_lib.glyphworld.batches import IGNORED, batches, forward
 from g2e_lib.glyphworld.corpus import Conversation
 from g2e_lib.glyphworld.language import long_caption, questions
 from g2e_lib.glyphworld.scenes import Split, sample_scene
 from g2e_lib.processor import G2EProcessor
+from g2e_lib.store import Store
 
+PARTS = ("batches", "competence", "language", "render", "scenes", "vocabulary")
+CODE = (*(f"glyphworld/{name}.py" for name in PARTS), "qwen2vl.py")  # source files that decide a result
 # Question kind -> required share of right answers, from images and from text descriptions.
 GATES = {"colour": (0.95, 0.95), "at place": (0.90, 0.95), "single": (0.90, 0.95), "count": (0.85, 0.95)}
 
@@ -77,6 +82,21 @@ def _exactly_right(
         wrong_rows = rows[is_wrong].unique()
         right += [bool(row not in wrong_rows) for row in rows.unique()]
     return np.array(right)
+
+
+def competence_cached(embedder: Embedder, store: Store, split: Split, per_kind: int = 300, seed: int = 0) -> list[dict]:
+    """`competence` of an embedder's model, through the store.
+
+    Args:
+        embedder: holds the model; its prompt is not used.
+        store: keeps the records.
+        split: as in `competence`.
+        per_kind: as in `competence`.
+        seed: as in `competence`.
+    """
+    key = {"competence": embedder.identity, "split": split, "per_kind": per_kind, "seed": seed}
+    key["code"] = code_fingerprint(CODE)
+    return store.json(key, lambda: competence(embedder.model, embedder.processor, split, per_kind, seed))
 
 
 def verdict(records: list[dict]) -> str:
