@@ -9,10 +9,13 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
 from g2e_lib.config import PACKAGE
 from g2e_lib.store import atomic_path, write_text
+
+pd.set_option("display.max_colwidth", None)  # tables are there to be read, so never cut a cell
 
 REFERENCE = PACKAGE / "reference"
 META_TASKS = ("classification", "vqa", "retrieval", "grounding")
@@ -161,8 +164,9 @@ def learning_curve_figure(records: Sequence[dict[str, Any]]) -> Figure:
         points = [(r["step"], r["loss"]) for r in records if r.get("phase") == phase]
         axis.plot(*np.array(points).T, color="black", linewidth=1)
         axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel("step")
         axis.set_title(label)
     figure.tight_layout()
@@ -214,12 +218,15 @@ def difference_table(metrics: dict[str, Any]) -> pd.DataFrame:
 
 
 def dataset_table(metrics: dict[str, Any]) -> pd.DataFrame:
-    """hit@1 of every prompt on every dataset, with the chance level."""
+    """hit@1 of every prompt on every dataset, with the chance level; * marks what is no better than chance."""
     rows = []
     for name, info in metrics["datasets"].items():
         head = {"dataset": name, "meta-task": info["meta_task"], "IND/OOD": info["distribution"], "n": info["n"]}
         head |= {"chance": f"{info['chance']:.1f}"}
-        rows.append(head | {p: interval(one["datasets"][name]) for p, one in metrics["prompts"].items()})
+        for prompt, one in metrics["prompts"].items():
+            estimate = one["datasets"][name]
+            head[prompt] = interval(estimate) + ("*" if estimate["low"] <= info["chance"] else "")
+        rows.append(head)
     return pd.DataFrame(rows)
 
 
@@ -254,12 +261,12 @@ def dataset_figure(metrics: dict[str, Any]) -> Figure:
         pd.DataFrame(values, index=labels, columns=names),
         annot=True, fmt=".0f", cmap="cividis", vmin=0, vmax=100, ax=axis, cbar_kws={"label": "hit@1 (%)"},
     )  # fmt: skip
-    axis.tick_params(axis="x", rotation=30)
+    axis.set_xticks(axis.get_xticks(), names, rotation=30, ha="right", rotation_mode="anchor")
     return figure
 
 
 def modality_gap_figure(gap: dict[str, Any]) -> Figure:
-    """Paired images and texts in two principal components, one panel a prompt, pairs joined by lines."""
+    """Paired images and texts in two principal components, one panel a prompt, pairs joined; gap: centroid distance."""
     use_style()
     panels = gap["panels"]
     figure, axes = plt.subplots(1, len(panels), figsize=(TWO_COLUMNS, 2.7), squeeze=False)
@@ -269,7 +276,7 @@ def modality_gap_figure(gap: dict[str, Any]) -> Figure:
         axis.plot(*np.stack((image, text), axis=1).T.reshape(2, 2, -1), color="0.8", linewidth=0.4, zorder=1)
         axis.scatter(*image.T, s=9, color=colours[0], marker="o", label="image", zorder=2)
         axis.scatter(*text.T, s=9, color=colours[1], marker="^", label="text", zorder=2)
-        axis.set_title(f"{name}\ncentroid distance {panel['gap']['centroid_distance']['value']:.2f}")
+        axis.set_title(f"{name}\ngap {panel['gap']['centroid_distance']['value']:.2f}")
         axis.set_xticks([])
         axis.set_yticks([])
     axes[0][0].legend(loc="best", frameon=True)

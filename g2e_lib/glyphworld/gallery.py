@@ -38,7 +38,7 @@ def objects_figure(columns: int = 15) -> Figure:
         cell = render(Scene("white", (Thing(0, name, colour),))).crop((0, 0, 32, 32))
         axis.imshow(cell, interpolation="nearest")
         axis.set_title(f"{name}\n({KIND_OF[name]})", fontsize=5)
-    figure.tight_layout(pad=0.2)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.92, wspace=0.15, hspace=0.75)
     return figure
 
 
@@ -96,7 +96,7 @@ def rows_figure(datasets: Mapping[str, Sequence[EvalRow]], names: Sequence[str],
         wrong: how many wrong candidates.
     """
     use_style()
-    figure, axes = plt.subplots(len(names), wrong + 2, figsize=(TWO_COLUMNS, 1.6 * len(names)), squeeze=False)
+    figure, axes = plt.subplots(len(names), wrong + 2, figsize=(TWO_COLUMNS, 1.9 * len(names)), squeeze=False)
     for axis_row, name in zip(axes, names, strict=True):
         row = datasets[name][0]
         items = (row.query, *row.candidates[: wrong + 1])
