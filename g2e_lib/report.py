@@ -193,12 +193,12 @@ def zero_shot_table(metrics: dict[str, Any], profile: str) -> pd.DataFrame:
     published = reference("gen2embed_mmeb").query("setting == 'zero_shot'")
     rows = [_paper_row(f"paper, {row.model}: {row.method}", row) for _, row in published.iterrows()]
     rows = [] if profile == "smoke" else rows
-    prompts = metrics["prompts"]
-    rows += [
-        _our_row(f"{profile}: no prompt", prompts["none"]["groups"]),
-        _our_row(f"{profile}: hierarchical prompt", prompts["hierarchical"]["groups"]),
-        _our_row("difference, paired", metrics["differences"]["none"]["hierarchical"], signed=True),
-    ]
+    prompts, differences = metrics["prompts"], metrics["differences"].get("none", {})
+    for name, label in (("none", "no prompt"), ("hierarchical", "hierarchical prompt")):
+        if name in prompts:
+            rows.append(_our_row(f"{profile}: {label}", prompts[name]["groups"]))
+    if "hierarchical" in differences:
+        rows.append(_our_row("difference, paired", differences["hierarchical"], signed=True))
     return pd.DataFrame(rows)
 
 
@@ -234,16 +234,17 @@ def zero_shot_figure(metrics: dict[str, Any]) -> Figure:
     """Bars of hit@1 by prompt and group, with intervals."""
     use_style()
     names = list(metrics["prompts"])
+    shown = [group for group in GROUPS if group in metrics["prompts"][names[0]]["groups"]]
     figure, axis = plt.subplots(figsize=(TWO_COLUMNS, 2.6))
     width = 0.85 / len(names)
     for i, (name, colour) in enumerate(zip(names, sns.color_palette("colorblind", len(names)), strict=True)):
         groups = metrics["prompts"][name]["groups"]
-        values = np.array([[groups[g][k] for g in GROUPS] for k in ("value", "low", "high")])
-        places = np.arange(len(GROUPS)) + (i - (len(names) - 1) / 2) * width
+        values = np.array([[groups[g][k] for g in shown] for k in ("value", "low", "high")])
+        places = np.arange(len(shown)) + (i - (len(names) - 1) / 2) * width
         error = np.abs(values[1:] - values[0])
         axis.bar(places, values[0], width, yerr=error, label=name, color=colour, edgecolor="black", linewidth=0.4,
                  hatch=("", "//", "..", "", "xx", "\\\\", "++")[i % 7], error_kw={"elinewidth": 0.7})  # fmt: skip
-    axis.set_xticks(np.arange(len(GROUPS)), [TITLES[g] for g in GROUPS])
+    axis.set_xticks(np.arange(len(shown)), [TITLES[g] for g in shown])
     axis.set_ylabel("hit@1 (%)")
     axis.grid(visible=False, axis="x")
     axis.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.3), frameon=False)
@@ -329,14 +330,15 @@ def zero_shot_claims(metrics: dict[str, Any], gap: dict[str, Any], profile: str)
         metrics: metrics/zero_shot.json.
         gap: metrics/modality_gap.json.
         profile: its name; the paper's numbers are left out for `smoke`.
+
+    Returns:
+        One row a claim; claims about prompts or groups that were not measured are left out.
     """
     paper = reference("gen2embed_mmeb").query("setting == 'zero_shot'").set_index("method")
     gain = paper.loc["hierarchical prompt", list(META_TASKS) + ["overall"]].astype(float)
     gain -= paper.loc["baseline prompt", list(META_TASKS) + ["overall"]].astype(float)
-    over_none, over_hierarchical = (
-        metrics["differences"]["none"]["hierarchical"],
-        metrics["differences"]["hierarchical"],
-    )
+    over_none = metrics["differences"].get("none", {}).get("hierarchical", {})
+    over_hierarchical = metrics["differences"].get("hierarchical", {})
     claims = []
     for group in ("overall", *META_TASKS):
         if group in over_none:
@@ -349,6 +351,8 @@ def zero_shot_claims(metrics: dict[str, Any], gap: dict[str, Any], profile: str)
             flipped = {"value": -one["value"], "low": -one["high"], "high": -one["low"], "n": one["n"]}
             statement = f"the {level} level adds to the {other} level, overall"
             claims.append(_difference_claim(statement, "Gen2Embed, section 3", "positive", flipped))
+    if not {"none", "hierarchical"} <= set(gap["panels"]):
+        return pd.DataFrame(claims)
     before, after = (gap["panels"][name]["gap"]["centroid_distance"] for name in ("none", "hierarchical"))
     claims.append(
         {

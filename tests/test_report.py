@@ -112,3 +112,15 @@ def test_prompt_tokens_count_visual_tokens():
     table = report.prompt_tokens_table(lines)
     assert table["from token"].tolist() == [0, 6]
     assert table["tokens"].tolist()[1] == "a  <- pooled"
+
+
+def test_parts_of_the_ablation_draw_as_well(tmp_path):
+    datasets = {name: rows(name.lower()) for name in "AB"}
+    metrics = score_prompts(FakeEmbedder(), ["none", "e5v"], datasets, INFO, Store(tmp_path))
+    assert report.zero_shot_table(metrics, "mini").shape[0] == 3
+    assert report.zero_shot_claims(metrics, {"panels": {}}, "mini").empty
+    figure = report.zero_shot_figure(metrics)
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == ["Classif.", "VQA", "IND", "OOD", "Overall"]
+    plt.close(figure)
+    assert report.difference_table(metrics)[""].tolist() == ["e5v - none"]
