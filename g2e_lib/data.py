@@ -74,6 +74,11 @@ def unique(items: Iterable[Hashable]) -> tuple[list[Any], np.ndarray]:
     return list(position), np.array(rows, dtype=np.int64)
 
 
+def missing_image(path: Path) -> ValueError:
+    """The error for an image file that is not there."""
+    return ValueError(f"image {path} does not exist: check the path or download the images again")
+
+
 def item_digests(items: Iterable[Item]) -> dict[Item, str]:
     """A digest of the content of every distinct item, for cache keys: its text, and its image file's bytes.
 
@@ -89,9 +94,7 @@ def item_digests(items: Iterable[Item]) -> dict[Item, str]:
             try:
                 files[item.image] = file_digest(item.image)
             except FileNotFoundError:
-                raise ValueError(
-                    f"image {item.image} does not exist: check the path or download the images again"
-                ) from None
+                raise missing_image(item.image) from None
         image = files[item.image] if item.image is not None else ""
         digests[item] = hashlib.sha256(f"{image}\n{item.text}".encode()).hexdigest()[:32]
     return digests

@@ -29,10 +29,10 @@ from g2e_lib.checkpoint import (
     load_processor,
 )
 from g2e_lib.config import code_fingerprint
-from g2e_lib.data import Item, unique
+from g2e_lib.data import Item, missing_image, unique
 from g2e_lib.processor import G2EProcessor
 from g2e_lib.prompts import Prompt, Role, get_prompt, render_parts
-from g2e_lib.qwen2vl import Prefix, encode_prefix, hidden_states
+from g2e_lib.qwen2vl import Prefix, encode_prefix, hidden_states, prefix_length
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def open_image(source: Path | Image.Image) -> Image.Image:
         image = Image.open(source) if isinstance(source, Path) else source
         image = image.convert("RGB")
     except FileNotFoundError:
-        raise ValueError(f"image {name} does not exist: check the path or download the images again") from None
+        raise missing_image(source) from None
     except UnidentifiedImageError:
         raise ValueError(f"image {name} is not an image file PIL can read: replace or remove it") from None
     except (OSError, SyntaxError, ValueError) as error:
@@ -282,10 +282,7 @@ class Embedder:
         Raises:
             ValueError: an item cannot be embedded, or is embedded in two parts, which have no common state.
         """
-        inputs, _ = self._inputs(items, role)
-        if len(inputs) != len(items):
-            raise ValueError(f"prompt {self.prompt.name!r} embeds image and text apart: give items with one of the two")
-        return self._encode_inputs(inputs, show_progress=False)
+        return self._encode_inputs(self._whole_inputs(items, role), show_progress=False)
 
     def token_ids(self, item: Embeddable, role: Role = "query") -> list[int]:
         """What the model reads for one item; the state at the last id becomes the embedding.
@@ -293,12 +290,14 @@ class Embedder:
         Raises:
             ValueError: the item cannot be embedded, or is embedded in two parts.
         """
-        inputs, _ = self._inputs([item], role)
-        if len(inputs) != 1:
-            raise ValueError(
-                f"prompt {self.prompt.name!r} embeds image and text apart: give an item with one of the two"
-            )
-        return self._tokenize(inputs)[0].ids
+        return self._tokenize(self._whole_inputs([item], role))[0].ids
+
+    def _whole_inputs(self, items: Sequence[Embeddable], role: Role) -> list[_Input]:
+        """The model inputs of items that are each embedded in one pass."""
+        inputs, _ = self._inputs(items, role)
+        if len(inputs) != len(items):
+            raise ValueError(f"prompt {self.prompt.name!r} embeds image and text apart: give items with one of the two")
+        return inputs
 
     def _inputs(self, items: Sequence[Embeddable], role: Role) -> tuple[list[_Input], np.ndarray]:
         """The model inputs of all items, and for each the item it belongs to (two of a kind where fusion is a sum)."""
@@ -326,7 +325,7 @@ class Embedder:
         order = sorted(range(len(inputs)), key=lambda i: (len(tokens[i].ids), tokens[i].grid or ()), reverse=True)
         output = np.empty((len(inputs), self.dimension), dtype=np.float32)
         prefix = self._prefix(tokens)
-        shared = prefix[0][0].shape[2] if prefix else 0
+        shared = prefix_length(prefix)
         with tqdm(total=len(inputs), desc="encode", unit="item", disable=not show_progress) as bar:
             while order:
                 count = max(1, self.tokens_per_batch // (len(tokens[order[0]].ids) - shared))
@@ -399,7 +398,7 @@ class Embedder:
         pixels = self.processor.image_processor(images=images, return_tensors="pt") if images else {}
         width, pad = max(len(one.ids) for one in tokens), self.processor.tokenizer.pad_token_id
         ids = torch.tensor([one.ids + [pad] * (width - len(one.ids)) for one in tokens])
-        shared = prefix[0][0].shape[2] if prefix else 0
+        shared = prefix_length(prefix)
         last = torch.tensor([len(one.ids) - 1 - shared for one in tokens])
         inputs_on_device = {key: value.to(self.device) for key, value in pixels.items()}
         hidden = hidden_states(self.model, ids.to(self.device), **inputs_on_device, prefix=prefix)

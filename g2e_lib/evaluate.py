@@ -177,12 +177,17 @@ def paired_difference(right: Mapping[str, np.ndarray], baseline: Mapping[str, np
     return _estimate({n: right[n].astype(np.float64) - baseline[n] for n in right}, seed)
 
 
+def _bounds(samples: np.ndarray) -> np.ndarray:
+    """Both ends of the interval that bootstrap samples span: (2,) float64."""
+    return np.quantile(samples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+
+
 def _estimate(values: Mapping[str, np.ndarray], seed: int) -> Estimate:
     if not values:
         raise ValueError("there is no dataset to average over: name at least one")
     rng = np.random.default_rng(seed)
     samples = np.mean([_resampled_means(values[name], rng) for name in sorted(values)], axis=0)
-    low, high = np.quantile(samples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = _bounds(samples)
     mean = np.mean([one.mean() for one in values.values()])
     n = sum(len(one) for one in values.values())
     return Estimate(*(round(float(100 * x), 4) for x in (mean, low, high)), n)
@@ -337,7 +342,7 @@ def modality_gap(image_embeddings: np.ndarray, text_embeddings: np.ndarray, seed
     values = {"centroid_distance": np.linalg.norm(difference.mean(0)), "paired_cosine": cosine.mean()}
     gap = {}
     for name, value in values.items():
-        low, high = np.quantile(samples[name], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        low, high = _bounds(samples[name])
         gap[name] = vars(Estimate(*(round(float(x), 4) for x in (value, low, high)), n))
     return gap
 

@@ -118,6 +118,11 @@ def position_ids(input_ids: Tensor, image_grid_thw: Tensor | None, image_token_i
 Prefix = list[tuple[Tensor, Tensor]]  # keys and values of each layer, (1, heads, P, head size)
 
 
+def prefix_length(prefix: Prefix | None) -> int:
+    """P, how many tokens a prefix stands for; 0 without one."""
+    return prefix[0][0].shape[2] if prefix else 0
+
+
 def encode_prefix(model: Qwen2VLForConditionalGeneration, ids: list[int]) -> Prefix:
     """Run the text that many rows begin with once, for `hidden_states`.
 
@@ -162,9 +167,9 @@ def hidden_states(
         }
     image_token_id, merge_size = model.config.image_token_id, model.config.vision_config.spatial_merge_size
     positions = position_ids(input_ids, image_grid_thw, image_token_id, merge_size)
-    start, cache = 0, None
+    start, cache = prefix_length(prefix), None
     if prefix:
-        start, cache = prefix[0][0].shape[2], DynamicCache()
+        cache = DynamicCache()
         for layer, states in enumerate(prefix):
             cache.update(*(one.expand(len(input_ids), -1, -1, -1) for one in states), layer)
     output = model.model(

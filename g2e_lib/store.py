@@ -80,6 +80,9 @@ class Store:
         """Where the entry of `key` is, whether or not it exists; JSON values have the suffix ".json"."""
         return self.folder / f"{fingerprint(key)}{suffix}"
 
+    def _may_read(self, path: Path) -> bool:
+        return path.exists() and (not self.is_fresh or path in self._written)
+
     def array(self, key: dict[str, Any], compute: Callable[[], np.ndarray]) -> np.ndarray:
         """Return the stored array of `key`, or compute, store and return it.
 
@@ -88,7 +91,7 @@ class Store:
             compute: called only when there is no readable entry.
         """
         path = self.path(key)
-        if path.exists() and (not self.is_fresh or path in self._written):
+        if self._may_read(path):
             try:
                 return load_file(path)["array"]
             except (SafetensorError, KeyError):
@@ -107,7 +110,7 @@ class Store:
             compute: called only when there is no readable entry; what it returns comes back as JSON reads it.
         """
         path = self.path(key, ".json")
-        if path.exists() and (not self.is_fresh or path in self._written):
+        if self._may_read(path):
             try:
                 return json.loads(path.read_text(encoding="utf-8"))["value"]
             except (json.JSONDecodeError, KeyError):

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import Qwen2VLForConditionalGeneration
 
 from g2e_lib.glyphworld.corpus import Conversation
-from g2e_lib.glyphworld.render import CELL, render
+from g2e_lib.glyphworld.render import crop_cell, render
 from g2e_lib.processor import G2EProcessor
 from g2e_lib.qwen2vl import hidden_states
 
@@ -21,10 +21,7 @@ def conversation_image(conversation: Conversation) -> Image.Image | None:
     if conversation.scene is None:
         return None
     image = render(conversation.scene, conversation.view)
-    if conversation.place is None:
-        return image
-    row, column = divmod(conversation.place, 2)
-    return image.crop((column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL))
+    return image if conversation.place is None else crop_cell(image, conversation.place)
 
 
 def tokenize(conversation: Conversation, processor: G2EProcessor, visual_tokens: int) -> tuple[list[int], list[int]]:
@@ -85,13 +82,9 @@ def forward(model: Qwen2VLForConditionalGeneration, batch: dict) -> tuple[Tensor
     """Logits of the tokens that carry loss, and those tokens.
 
     Returns:
-        (labelled, vocabulary) float32 and (labelled,) int64; filled up with IGNORED to a multiple of 64.
+        (labelled, vocabulary) float32 and (labelled,) int64.
     """
     hidden = hidden_states(model, batch["input_ids"], batch.get("pixel_values"), batch.get("image_grid_thw"))
     labels = batch["labels"][:, 1:]
     row, column = (labels != IGNORED).nonzero(as_tuple=True)
-    fill = -len(row) % 64
-    row, column = torch.nn.functional.pad(row, (0, fill)), torch.nn.functional.pad(column, (0, fill))
-    wanted = labels[row, column]
-    wanted[len(wanted) - fill :] = IGNORED
-    return model.lm_head(hidden[row, column]).float(), wanted
+    return model.lm_head(hidden[row, column]).float(), labels[row, column]

@@ -11,7 +11,7 @@ from g2e_lib.config import CACHE, file_digest
 from g2e_lib.embedder import Embedder
 from g2e_lib.evaluate import score_prompts
 from g2e_lib.glyphworld.benchmark import Size, load, prepare
-from g2e_lib.glyphworld.competence import GATES, competence, verdict
+from g2e_lib.glyphworld.competence import GATES, competence, passes_gates
 from g2e_lib.glyphworld.pretrain import BASE_MODELS
 from g2e_lib.report import interval
 from g2e_lib.store import Store, read_json, write_json
@@ -40,7 +40,7 @@ def describe(folder: Path, name: str, remark: str, is_chosen: bool) -> dict[str,
         "name": name,
         "remark": remark,
         **{f"{kind}: image / text (%)": f"{share[kind, 'image']:.1f} / {share[kind, 'text']:.1f}" for kind in GATES},
-        "gates": "met" if verdict(records) == "every gate is met" else "missed",
+        "gates": "met" if passes_gates(records) else "missed",
         **{f"hit@1 {prompt}": interval(metrics["prompts"][prompt]["groups"]["overall"]) for prompt in PROMPTS},
         "difference": interval(metrics["differences"]["none"]["hierarchical"]["overall"], signed=True),
         "weights": file_digest(Path(folder) / "model.safetensors")[:16],

@@ -78,8 +78,7 @@ def _exactly_right(
     for batch in batches(conversations, processor, chunk_tokens=4096):
         logits, labels = forward(model, batch)
         rows = (batch["labels"][:, 1:] != IGNORED).nonzero()[:, 0]  # the conversation of each labelled token
-        is_wrong = logits.argmax(-1)[: len(rows)] != labels[: len(rows)]
-        wrong_rows = rows[is_wrong].unique()
+        wrong_rows = rows[logits.argmax(-1) != labels].unique()
         right += [bool(row not in wrong_rows) for row in rows.unique()]
     return np.array(right)
 
@@ -99,18 +98,23 @@ def competence_cached(embedder: Embedder, store: Store, split: Split, per_kind: 
     return store.json(key, lambda: competence(embedder.model, embedder.processor, split, per_kind, seed))
 
 
-def verdict(records: list[dict]) -> str:
-    """One sentence on whether the gates are met, naming those that are not."""
+def missed_gates(records: list[dict]) -> list[str]:
+    """The gates of GATES that are not met, each with the share and what is required."""
     share = {(record["source"], record["kind"]): record["value"] for record in records}
-    missed = [
+    return [
         f"{kind} from {source} ({share[source, kind]:.1f} %, required {100 * required:.0f} %)"
         for kind, gates in GATES.items()
         for source, required in zip(("image", "text"), gates, strict=True)
         if share[source, kind] < 100 * required
     ]
+
+
+def verdict(records: list[dict]) -> str:
+    """One sentence on whether the gates are met, naming those that are not."""
+    missed = missed_gates(records)
     return f"below the gate: {'; '.join(missed)}" if missed else "every gate is met"
 
 
 def passes_gates(records: list[dict]) -> bool:
     """Tell whether every gate of GATES is met."""
-    return verdict(records) == "every gate is met"
+    return not missed_gates(records)

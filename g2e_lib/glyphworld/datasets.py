@@ -12,7 +12,7 @@ from pathlib import Path
 
 from g2e_lib.data import IMAGE_PLACEHOLDER
 from g2e_lib.glyphworld.language import Question, edits, long_caption, questions, short_caption
-from g2e_lib.glyphworld.render import CELL, TILTED, Style, render
+from g2e_lib.glyphworld.render import TILTED, Style, crop_cell, render
 from g2e_lib.glyphworld.scenes import RELATIONS, Label, Meaning, Scene, Split, Thing, sample_scene
 from g2e_lib.glyphworld.vocabulary import COLOURS, KIND_OF, KINDS, NUMBERS, OBJECTS, PLACES
 
@@ -38,8 +38,7 @@ class Picture:
         """Draw and write the file."""
         image = render(self.scene, self.view, self.style)
         if self.place is not None:
-            row, column = divmod(self.place, 2)
-            image = image.crop((column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL))
+            image = crop_cell(image, self.place)
         image.save(root / self.path)
 
 

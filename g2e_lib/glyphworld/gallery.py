@@ -11,7 +11,7 @@ from PIL import Image
 
 from g2e_lib.data import EvalRow, Item
 from g2e_lib.glyphworld.language import long_caption, questions, short_caption
-from g2e_lib.glyphworld.render import STEEP, TILTED, Style, render
+from g2e_lib.glyphworld.render import STEEP, TILTED, Style, crop_cell, render
 from g2e_lib.glyphworld.scenes import Scene, Thing, sample_scene
 from g2e_lib.glyphworld.vocabulary import COLOURS, KIND_OF, OBJECTS
 from g2e_lib.report import TWO_COLUMNS, use_style
@@ -35,7 +35,7 @@ def objects_figure(columns: int = 15) -> Figure:
         axis.set_axis_off()
     for index, (axis, name) in enumerate(zip(axes.flat, OBJECTS, strict=False)):
         colour = tuple(COLOURS)[index % len(COLOURS)]
-        cell = render(Scene("white", (Thing(0, name, colour),))).crop((0, 0, 32, 32))
+        cell = crop_cell(render(Scene("white", (Thing(0, name, colour),))), 0)
         axis.imshow(cell, interpolation="nearest")
         axis.set_title(f"{name}\n({KIND_OF[name]})", fontsize=5)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.92, wspace=0.15, hspace=0.75)

@@ -153,3 +153,9 @@ def cell_of(pixels: np.ndarray, place: int) -> np.ndarray:
     """
     top, left = (CELL * k for k in divmod(place, 2))
     return pixels[top : top + CELL, left : left + CELL]
+
+
+def crop_cell(image: Image.Image, place: int) -> Image.Image:
+    """Cut the 32x32 cell at a place (0..3, row-major) out of a picture."""
+    row, column = divmod(place, 2)
+    return image.crop((column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL))
