@@ -7,8 +7,9 @@ instruction it has to understand, not a string it has seen.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import permutations
 
 from g2e_lib.glyphworld.language import (
     edits,
@@ -24,6 +25,7 @@ from g2e_lib.glyphworld.vocabulary import BACKGROUNDS, COLOURS, KIND_OF, KINDS, 
 from g2e_lib.prompts import ASSISTANT_HEADER, PROMPTS, TURN_END, turn, user_content
 
 QUESTIONS_PER_DIALOGUE = 8
+IN_SEVERAL_WORDS = ("list", "describe at")  # kinds of questions that cannot be answered in one word or place
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,43 @@ def text_dialogue(rng: random.Random, scene: Scene) -> Conversation:
     return Conversation(tuple(turns), _plain_system(rng))
 
 
+def binding(rng: random.Random, scene: Scene) -> Conversation:
+    """Questions on which colour, object and place belong together, and nothing else, on a picture or a full text."""
+    asked = [q for q in questions(scene, rng) if q.kind in ("colour", "by colour", "at place", "colour at", "where")]
+    turns = [(q.text, q.answer) for q in rng.sample(asked, min(QUESTIONS_PER_DIALOGUE, len(asked)))]
+    return _about_picture_or_text(rng, scene, turns)
+
+
+def named(rng: random.Random, scene: Scene) -> Conversation:
+    """Questions that name an object: it has to be found among sixty, and so these are learned last."""
+    asked = [q for _ in range(2) for q in questions(scene, rng) if q.kind in ("colour", "where")]
+    if not asked:
+        return inventory(rng, scene)
+    turns = [(q.text, q.answer) for q in rng.sample(asked, min(QUESTIONS_PER_DIALOGUE, len(asked)))]
+    return _about_picture_or_text(rng, scene, turns)
+
+
+def inventory(rng: random.Random, scene: Scene) -> Conversation:
+    """Lists of every object, colour and place, in all orders: what belongs to what, said as densely as can be.
+
+    What belongs together is said without a word between, so that the answer is one look away from what it depends on.
+    """
+    turns = []
+    for order in rng.sample(tuple(permutations(range(3))), 3):
+        entries = [(t.name, t.colour, PLACES[t.place]) for t in rng.sample(scene.things, len(scene.things))]
+        columns = [("object", "colour", "place")[column] for column in order]
+        answer = "; ".join(" ".join(entry[column] for column in order) for entry in entries)
+        turns.append((f"list every {join_with_and(columns)}.", answer))
+    return _about_picture_or_text(rng, scene, turns)
+
+
+def _about_picture_or_text(rng: random.Random, scene: Scene, turns: list[tuple[str, str]]) -> Conversation:
+    if rng.random() < 0.5:
+        return Conversation(tuple(turns), _plain_system(rng), scene, view=rng.getrandbits(32))
+    turns[0] = (f"{long_caption(scene, rng)[0]}\n{turns[0][0]}", turns[0][1])
+    return Conversation(tuple(turns), _plain_system(rng))
+
+
 def repetition(rng: random.Random, scene: Scene) -> Conversation:
     """A description to be said again word for word: the shortest way to learn to look back at a text."""
     context = (long_caption if rng.random() < 0.75 else short_caption)(scene, rng)[0]
@@ -225,7 +264,8 @@ def one_word_text(rng: random.Random, scene: Scene) -> Conversation:
     if draw < 0.4:
         text, answer = bare_words(rng)
     elif draw < 0.5:
-        asked = rng.sample(pool := questions(scene, rng), min(3, len(pool)))
+        pool = [q for q in questions(scene, rng) if q.kind not in IN_SEVERAL_WORDS]
+        asked = rng.sample(pool, min(3, len(pool)))
         text, answer = " ".join(f"{q.text} {q.answer}." for q in asked), rng.choice(asked).answer
     else:
         caption = long_caption if rng.random() < 0.4 else short_caption
@@ -252,7 +292,7 @@ def one_word_answer(rng: random.Random, scene: Scene) -> Conversation:
     """A picture with a question, an edit, a part or a caption, answered in one word."""
     task = rng.choice(("question", "question", "edit", "part", "caption"))
     if task == "question":
-        question = rng.choice([q for q in questions(scene, rng) if q.kind not in ("list", "describe at")])
+        question = rng.choice([q for q in questions(scene, rng) if q.kind not in IN_SEVERAL_WORDS])
         content, answer = _wrap(rng, ABOUT_QUESTION, question.text), question.answer
     elif task == "edit":
         edit = rng.choice(edits(scene, rng))
@@ -325,15 +365,43 @@ MIXTURE = (
 )
 
 
-# What can be taught: everything at once, or the parts that take longest to learn by themselves.
+@dataclass(frozen=True)
+class Lesson:
+    """What is taught for a while.
+
+    Attributes:
+        mixture: makers of conversations with their shares.
+        few: the share of conversations about FEW_OBJECTS only, in which what belongs to what is learned soonest.
+    """
+
+    mixture: tuple[tuple[Callable[[random.Random, Scene], Conversation], float], ...]
+    few: float = 0.0
+
+
+FEW_OBJECTS = OBJECTS[::8]
 LESSONS = {
-    "everything": MIXTURE,
-    "repetition": ((repetition, 1.0),),
-    "dialogues": ((image_dialogue, 0.5), (text_dialogue, 0.5)),
+    "everything": Lesson(MIXTURE),
+    "repetition": Lesson(((repetition, 1.0),)),
+    "dialogues": Lesson(((image_dialogue, 0.5), (text_dialogue, 0.5))),
+    "binding": Lesson(((binding, 1.0),)),
+    "dialogues and binding": Lesson(((image_dialogue, 0.2), (text_dialogue, 0.2), (binding, 0.6))),
+    "few objects": Lesson(((image_dialogue, 0.1), (text_dialogue, 0.1), (binding, 0.8)), few=1.0),
+    "few objects, listed": Lesson(
+        ((image_dialogue, 0.1), (text_dialogue, 0.1), (binding, 0.3), (inventory, 0.5)), few=1.0
+    ),
+    "listed": Lesson(((image_dialogue, 0.15), (text_dialogue, 0.15), (binding, 0.3), (inventory, 0.4)), few=0.5),
+    "named": Lesson(
+        ((image_dialogue, 0.1), (text_dialogue, 0.15), (binding, 0.1), (named, 0.4), (inventory, 0.25)), few=0.5
+    ),
+    "everything and binding": Lesson(
+        (*((maker, 0.5 * share) for maker, share in MIXTURE), (binding, 0.25), (named, 0.1), (inventory, 0.15))
+    ),
 }
 
 
 def sample_conversation(rng: random.Random, split: Split = "train", lesson: str = "everything") -> Conversation:
     """Draw a conversation about a scene of `split`, without held-out combinations."""
-    makers, weights = zip(*LESSONS[lesson], strict=True)
-    return rng.choices(makers, weights)[0](rng, sample_scene(rng, split))
+    few = LESSONS[lesson].few
+    names = FEW_OBJECTS if few == 1 or (few > 0 and rng.random() < few) else OBJECTS
+    makers, weights = zip(*LESSONS[lesson].mixture, strict=True)
+    return rng.choices(makers, weights)[0](rng, sample_scene(rng, split, names=names))

@@ -76,6 +76,11 @@ class Muon(torch.optim.Optimizer):
                 matrix.add_(update, alpha=-rate * 0.2 * max(matrix.shape) ** 0.5)
 
 
+# The share of the learning rate that word embeddings get: they should stay close to where the vision tower, frozen by
+# then, has learned to point.
+WORDS_RATE = 0.1
+
+
 class Optimizer:
     """Muon on the hidden weight matrices, AdamW on everything else, as one.
 
@@ -84,13 +89,18 @@ class Optimizer:
     """
 
     def __init__(self, parameters: dict[str, nn.Parameter], weight_decay: float) -> None:
-        is_matrix = {name: p.ndim == 2 and "embed" not in name and "head" not in name for name, p in parameters.items()}
-        matrices = [p for name, p in parameters.items() if is_matrix[name]]
-        others = [p for name, p in parameters.items() if not is_matrix[name]]
+        words = [p for name, p in parameters.items() if "embed_tokens" in name]
+        matrices = [p for name, p in parameters.items() if p.ndim == 2 and "embed" not in name]
+        others = [p for name, p in parameters.items() if p.ndim != 2 or "embed" in name and "embed_tokens" not in name]
         self.parameters = parameters
         self.parts = (
             Muon(matrices, weight_decay),
-            torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+            torch.optim.AdamW(
+                [{"params": group, "scale": scale} for group, scale in ((others, 1.0), (words, WORDS_RATE)) if group],
+                betas=(0.9, 0.98),
+                weight_decay=0.0,
+                fused=True,
+            ),
         )
 
     def step(self, learning_rate: float, max_gradient_norm: float) -> float:
@@ -98,7 +108,7 @@ class Optimizer:
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), max_gradient_norm)
         for part in self.parts:
             for group in part.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * group.get("scale", 1.0)
             part.step()
             part.zero_grad()
         return float(norm)

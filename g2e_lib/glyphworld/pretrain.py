@@ -1,11 +1,11 @@
 """Pre-train the base model from scratch, on generative data only.
 
 Two phases. First the vision tower learns, under plain supervision, to name object, colour, background and place of
-every cell it sees (a linear head that is thrown away). Then the language model learns next-token prediction on the
-assistant's words of the conversations in corpus.py, with the tower frozen: trained along, it soon forgets what it
-saw, long before the language model has learned to use it. Scenes come from the train split alone. Every batch is a
-function of the seed and the step, so a killed run resumes exactly.
-Everything is computed in float32.
+every cell it sees, in the word embeddings the language model begins with. Then the language model learns next-token
+prediction on the assistant's words of the conversations in corpus.py, with the tower frozen: trained along, it soon
+forgets what it saw, long before the language model has learned to use it. Scenes come from the train split alone.
+Every batch is a function of the seed and the step, so a killed run resumes exactly.
+Weights and everything but the second phase's matrix products are float32.
 """
 
 import json
@@ -53,7 +53,8 @@ def train_step(model: Qwen2VLForConditionalGeneration, processor: G2EProcessor, 
     count = sum(int((chunk["labels"][:, 1:] != IGNORED).sum()) for chunk in chunks)
     total = 0.0
     for chunk in chunks:
-        logits, labels = forward(model, chunk)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+            logits, labels = forward(model, chunk)
         loss = cross_entropy(logits, labels, reduction="sum") / count
         loss.backward()
         total += loss.item()
@@ -171,12 +172,12 @@ def read_training_record(folder: str | Path) -> tuple[dict, list[dict]]:
 
 
 def main() -> None:
-    """Train with the default recipe into the folder given as the only argument (torchrun for several processes)."""
+    """Train into the folder of the first argument; `name=value` after it sets a number of the recipe."""
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("gloo")
         torch.set_num_threads(1)
     overrides = dict(pair.split("=") for pair in sys.argv[2:])
-    recipe = replace(Recipe(), **{key: type(getattr(Recipe, key))(value) for key, value in overrides.items()})
+    recipe = replace(Recipe(), **{key: json.loads(value) for key, value in overrides.items()})
     pretrain(recipe, Path(sys.argv[1]))
 
 

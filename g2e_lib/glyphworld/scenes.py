@@ -6,6 +6,7 @@ picture, or a candidate is a second right answer, is decided by construction and
 
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import permutations
 from typing import Literal
@@ -149,23 +150,29 @@ def meaning_from_record(record: dict) -> Meaning:
     return {cls.__name__: cls for cls in (Scene, Crop, Label, Claim)}[record["type"]](**fields)
 
 
-def sample_thing(rng: random.Random, place: int, held_out: bool = False) -> Thing:
-    """Draw a thing; `held_out` says from which side of the held-out object-colour combinations."""
+def sample_thing(rng: random.Random, place: int, held_out: bool = False, names: Sequence[str] = OBJECTS) -> Thing:
+    """Draw a thing among `names`; `held_out` says from which side of the held-out object-colour combinations."""
     while True:
-        name, colour = rng.choice(OBJECTS), rng.choice(tuple(COLOURS))
+        name, colour = rng.choice(names), rng.choice(tuple(COLOURS))
         if ((name, colour) in HELD_OUT) == held_out:
             return Thing(place, name, colour)
 
 
-def sample_scene(rng: random.Random, split: Split | None, count: int | None = None, held_out: bool = False) -> Scene:
-    """Draw a scene of `split` (None: any) with `count` things (None: 1 to 4, more often several).
+def sample_scene(
+    rng: random.Random,
+    split: Split | None,
+    count: int | None = None,
+    held_out: bool = False,
+    names: Sequence[str] = OBJECTS,
+) -> Scene:
+    """Draw a scene of `split` (None: any) with `count` things (None: 1 to 4, more often several) among `names`.
 
     One scene in four repeats an object or a colour, so that counting is not the same as looking.
     """
     while True:
         number = count or rng.choice((1, 2, 2, 3, 3, 4, 4))
         places = sorted(rng.sample(range(4), number))
-        things = [sample_thing(rng, place, held_out) for place in places]
+        things = [sample_thing(rng, place, held_out, names) for place in places]
         if number > 1 and rng.random() < 0.25:
             source, index = rng.sample(range(number), 2)
             attribute = rng.choice(("name", "colour"))

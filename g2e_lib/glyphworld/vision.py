@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration
 
 from g2e_lib.glyphworld.batches import conversation_image
 from g2e_lib.glyphworld.corpus import Conversation
@@ -18,22 +18,40 @@ from g2e_lib.glyphworld.vocabulary import BACKGROUNDS, COLOURS, OBJECTS, PLACES
 from g2e_lib.processor import G2EProcessor
 from g2e_lib.qwen2vl import encode_images
 
+# What the first phase names in a cell, attribute by attribute; the last word but for the background says "none".
+CLASSES = ((*OBJECTS, "nothing"), (*COLOURS, "nothing"), (*BACKGROUNDS,), (*PLACES, "nothing"))
+SIZES = [len(names) for names in CLASSES]
+
 
 class CellHead(nn.Module):
-    """Names what is in a cell from its visual token: object (or none), colour (or none), background and place."""
+    """Names what is in a cell from its visual token: object (or none), colour (or none), background and place.
 
-    sizes = (len(OBJECTS) + 1, len(COLOURS) + 1, len(BACKGROUNDS), len(PLACES) + 1)
+    Classes are scored against the language model's own embeddings of their words, which do not change here, so a token
+    points to the words that describe its cell: the language model, which begins with those embeddings, can then look
+    for a word in a picture as it does in a text.
+    """
 
-    def __init__(self, width: int) -> None:
+    sharpness = 16.0
+
+    def __init__(self, words: Tensor) -> None:
+        """Take one embedding for each class of each of `CLASSES`: (classes, D)."""
         super().__init__()
-        self.linear = nn.Linear(width, sum(self.sizes))
+        self.register_buffer("words", words)
+        self.bias = nn.Parameter(torch.zeros(len(words)))
 
     def forward(self, tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and the share of cells with everything right; tokens (cells, D), labels (cells, 4) int64."""
-        logits = self.linear(tokens).float().split(self.sizes, dim=-1)
+        logits = (self.sharpness * tokens @ self.words.T + self.bias).split(SIZES, dim=-1)
         loss = sum(cross_entropy(one, label) for one, label in zip(logits, labels.T, strict=True))
         right = torch.stack([one.argmax(-1) == label for one, label in zip(logits, labels.T, strict=True)])
         return loss, right.all(0).float().mean()
+
+
+def class_words(embeddings: Tensor, tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """The mean embedding of the tokens of each class's name, with and without a space before: (classes, D)."""
+    names = [name for names in CLASSES for name in names]
+    ids = [[*tokenizer(name).input_ids, *tokenizer(f" {name}").input_ids] for name in names]
+    return torch.stack([embeddings[one].mean(0) for one in ids])
 
 
 def cell_labels(scene: Scene, place: int | None = None) -> list[tuple[int, int, int, int]]:
@@ -49,7 +67,7 @@ def pretrain_vision(model: Qwen2VLForConditionalGeneration, processor: G2EProces
     """Run the first phase in place, yielding a log record a hundred steps."""
     visual = model.model.visual
     torch.manual_seed(recipe.seed)
-    head = CellHead(model.config.text_config.hidden_size)
+    head = CellHead(class_words(model.get_input_embeddings().weight.detach(), processor.tokenizer))
     parameters = dict(visual.named_parameters()) | {f"head.{n}": p for n, p in head.named_parameters()}
     optimizer = Optimizer(parameters, recipe.weight_decay)
     visual.train()

@@ -4,7 +4,16 @@ import re
 import pytest
 
 from g2e_lib.glyphworld import corpus, datasets
-from g2e_lib.glyphworld.corpus import PAPER_SENTENCES, quotes_a_paper, sample_conversation
+from g2e_lib.glyphworld.corpus import (
+    FEW_OBJECTS,
+    LESSONS,
+    PAPER_SENTENCES,
+    inventory,
+    named,
+    quotes_a_paper,
+    sample_conversation,
+)
+from g2e_lib.glyphworld.scenes import Scene, Thing
 from g2e_lib.prompts import ASSISTANT_HEADER, PROMPTS, render
 
 BENCHMARK_LINES = (
@@ -80,3 +89,38 @@ def test_the_mixture_is_what_is_drawn(conversations):
     assert sum(share for _, share in corpus.MIXTURE) == pytest.approx(1)
     with_image = sum(c.scene is not None for c in conversations) / len(conversations)
     assert 0.4 < with_image < 0.7
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_every_lesson_keeps_the_rules(lesson):
+    rng = random.Random(lesson)
+    drawn = [sample_conversation(rng, lesson=lesson) for _ in range(300)]
+    assert sum(share for _, share in LESSONS[lesson].mixture) == pytest.approx(1)
+    assert {c.scene.split for c in drawn if c.scene} <= {"train"}
+    text = "\n".join(map(text_of, drawn)).lower()
+    assert not quotes_a_paper(text)
+    assert not [line for line in BENCHMARK_LINES if line.replace("{}", "").strip().lower() in text]
+    only_few = sum({t.name for t in c.scene.things} <= set(FEW_OBJECTS) for c in drawn if c.scene)
+    few, shown = LESSONS[lesson].few, sum(c.scene is not None for c in drawn)
+    assert few - 0.15 <= only_few / max(1, shown) <= few + 0.15
+
+
+def test_an_inventory_lists_everything_in_all_orders():
+    scene = Scene("gray", (Thing(1, "sun", "red"), Thing(2, "cat", "blue")))
+    rng = random.Random(0)
+    lines = {}
+    for _ in range(100):
+        turns = inventory(rng, scene).turns
+        lines |= {user.split("\n")[-1]: set(answer.split("; ")) for user, answer in turns}
+        assert len(turns) == 3
+    assert len(lines) == 6
+    assert lines["list every colour, place and object."] == {"red top right sun", "blue bottom left cat"}
+
+
+def test_named_asks_about_objects_by_name():
+    rng = random.Random(0)
+    scene = Scene("gray", (Thing(1, "sun", "red"), Thing(2, "cat", "blue")))
+    turns = [turn for _ in range(50) for turn in named(rng, scene).turns]
+    for user, answer in turns:
+        question = user.split("\n")[-1]
+        assert answer in (("red", "top right") if "sun" in question else ("blue", "bottom left"))

@@ -76,6 +76,15 @@ def test_building_is_deterministic():
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_a_word_begins_alike_after_a_space_and_at_the_start_of_a_line():
+    tokenizer = build_tokenizer(["a red sun", "sun\nred"] * 50)
+    embeddings = build_model(tokenizer, seed=0).get_input_embeddings().weight.detach()
+    (sun,), (spaced_sun,), (red,) = (tokenizer(text).input_ids for text in ("sun", " sun", "red"))
+    cosine = torch.nn.functional.cosine_similarity
+    assert float(cosine(embeddings[sun], embeddings[spaced_sun], dim=0)) == pytest.approx(0.8, abs=0.1)
+    assert abs(float(cosine(embeddings[red], embeddings[spaced_sun], dim=0))) < 0.3
+
+
 def test_tokenizer_round_trips_any_text():
     tokenizer = build_tokenizer(["a red sun"] * 20)
     for text in ("a red sun", "Ünïcödé ☀ 数\n\t x", "<|im_start|>user\nhello<|im_end|>"):

@@ -1,7 +1,8 @@
+import pytest
 import torch
 from torch import nn
 
-from g2e_lib.glyphworld.optimizer import Muon, Optimizer, orthogonalize
+from g2e_lib.glyphworld.optimizer import WORDS_RATE, Muon, Optimizer, orthogonalize
 
 
 def test_orthogonalize_keeps_directions_and_levels_strengths():
@@ -31,12 +32,21 @@ def test_muon_equals_torchs_up_to_bfloat16():
 
 
 def test_matrices_and_the_rest_are_told_apart():
-    parameters = {name: nn.Parameter(torch.ones(shape)) for name, shape in (
-        ("layer.weight", (3, 4)), ("embed_tokens.weight", (5, 3)), ("norm.weight", (3,)), ("head.weight", (2, 3)),
-    )}  # fmt: skip
+    shapes = {"layer.weight": (3, 4), "embed_tokens.weight": (5, 3), "norm.weight": (3,), "patch_embed.weight": (2, 3)}
+    parameters = {name: nn.Parameter(torch.ones(shape)) for name, shape in shapes.items()}
     muon, adamw = Optimizer(parameters, weight_decay=0.0).parts
     assert [p.shape for p in muon.param_groups[0]["params"]] == [(3, 4)]
-    assert len(adamw.param_groups[0]["params"]) == 3
+    assert [[p.shape for p in group["params"]] for group in adamw.param_groups] == [[(3,), (2, 3)], [(5, 3)]]
+
+
+def test_words_move_slowly():
+    shapes = {"norm.weight": (1,), "embed_tokens.weight": (1, 1), "layer.weight": (1, 1)}
+    parameters = {name: nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()}
+    for p in parameters.values():
+        p.grad = torch.ones_like(p)
+    Optimizer(parameters, weight_decay=0.0).step(0.5, max_gradient_norm=1.0)
+    moved = [float(parameters[name].detach()) for name in ("norm.weight", "embed_tokens.weight")]
+    assert moved == pytest.approx([-0.5, -0.5 * WORDS_RATE], rel=1e-4)
 
 
 def test_state_survives_a_round_trip(tmp_path):
