@@ -23,7 +23,7 @@ class Recipe:
     vision_steps: int = 1000
     vision_images: int = 64
     vision_learning_rate: float = 1e-3
-    steps: int = 5000
+    steps: int = 4600
     conversations: int = 32
     chunk_tokens: int = 1024
     bfloat16: bool = True
@@ -35,7 +35,9 @@ class Recipe:
         (1500, 1e-3),
         (1520, 2e-3),
         (3500, 2e-3),
-        (5000, 0.0),
+        (3699, 2e-3 * 1301 / 1500),
+        (3700, 1.7e-3),
+        (4600, 0.0),
     )
     # The lessons of the run that made the shipped model; they were chosen while it went on, by its competence on
     # validation scenes. What is in a context is learned within a few hundred steps of dialogues. What belongs to what
