@@ -34,7 +34,7 @@ def test_a_cell_is_named_in_the_words_of_the_language_model():
     described = torch.stack([words[starts + label].sum(0) for label in labels])  # each cell's token: its words
     loss, right = CellHead(words)(20 * described, labels)
     assert float(right) == 1
-    assert float(loss) < 0.1
+    assert loss.item() < 0.1
 
 
 def test_vision_phase_learns_and_standardizes(untrained):
