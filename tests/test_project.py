@@ -30,7 +30,7 @@ def imported(path):
     return names
 
 
-@pytest.mark.parametrize("module", ["config", "prompts", "report", "provenance", "store", "run", "data"])
+@pytest.mark.parametrize("module", ["config", "prompts", "report", "provenance", "store", "run", "data", "saha"])
 def test_imports_without_torch(module):
     code = f"import sys, g2e_lib.{module}; assert 'torch' not in sys.modules, 'torch'"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

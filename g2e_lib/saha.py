@@ -1,0 +1,448 @@
+"""SaHa: mine clusters of mutually hard pairs by looking at the owners of retrieved targets in query space.
+
+A target that lies near a query may be a second right answer to it, a false negative. SaHa (Gen2Embed, section 4)
+therefore asks who *owns* the retrieved targets, the queries whose positive they are, and keeps the owners least
+similar to the query: what other queries ask for, near in target space and far in query space. Query and owners with
+their positives form one training item, in which everybody's positive is everybody else's negative.
+
+Arrays in, indices out: no model, no files; torch is imported only when a GPU is asked for.
+N pairs, M unique targets, D embedding size, K hard negatives (`top_k`), m pool multiplier (`pool_mult`), F = K m
+owners looked at, P = 2 F targets retrieved.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm.auto import tqdm
+
+TOP_K, POOL_MULT = 15, 3  # the paper's settings
+MARGIN = 0.1  # UniME's beta: a target nearer than the positive by more is taken for a false negative
+MIN_BLOCK, MAX_BLOCK = 32, 256  # queries searched at once: enough for a matrix product, few enough to be wanted
+LOOKAHEAD = 80  # a block is at most this fraction of the unused rows; then under a tenth of the searches are wasted
+SILENT_ROWS = 20_000  # from here on mining takes seconds and shows a progress bar
+UNIT = 1e-4  # rows whose norm is this close to 1 are taken as they are
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Embeddings whose cosines can be taken; `scale` is 1 / norm, or None where all rows have unit length."""
+
+    values: np.ndarray
+    scale: np.ndarray | None
+
+    def cosines(self, rows: np.ndarray, other: "_Rows", row: int) -> np.ndarray:
+        """Similarities of `rows` here to one row of `other`: (n,) float32.
+
+        Summed in float64, so that the float32 result does not depend on how a library orders its additions: equal
+        inputs tie exactly, and every machine mines the same clusters.
+        """
+        one = other.values[row].astype(np.float64)
+        sums = self.values.take(rows, axis=0).astype(np.float64) @ one
+        if self.scale is not None:
+            sums *= self.scale[rows]
+        if other.scale is not None:
+            sums *= other.scale[row]
+        return sums.astype(np.float32)
+
+
+def _as_rows(embeddings: np.ndarray, name: str) -> _Rows:
+    values = np.ascontiguousarray(embeddings, dtype=np.float32)
+    if values.ndim != 2 or not len(values):
+        raise ValueError(f"{name} has shape {values.shape}, but must be (rows, D) with at least one row: is it empty?")
+    norms = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
+    wrong = ~np.isfinite(norms) | (norms == 0)
+    if wrong.any():
+        raise ValueError(
+            f"row {int(wrong.argmax())} of {name} is zero or holds NaN or infinity ({int(wrong.sum())} such rows): "
+            "embed these items again, in float32 if they were embedded in less"
+        )
+    is_unit = np.abs(norms - 1).max() < UNIT
+    return _Rows(values, None if is_unit else 1 / norms)
+
+
+class _Pairs:
+    """Checked inputs of a miner, and who owns which target."""
+
+    def __init__(
+        self, query_embeddings: np.ndarray, target_embeddings: np.ndarray, positive_of: np.ndarray, top_k: int
+    ) -> None:
+        if int(top_k) < 1:
+            raise ValueError(f"top_k is {top_k}, but a cluster needs at least 1 hard negative")
+        self.queries = _as_rows(query_embeddings, "query_embeddings")
+        self.targets = _as_rows(target_embeddings, "target_embeddings")
+        self.positive_of = np.asarray(positive_of)
+        n, m = len(self.queries.values), len(self.targets.values)
+        if self.queries.values.shape[1] != self.targets.values.shape[1]:
+            sizes = self.queries.values.shape[1], self.targets.values.shape[1]
+            raise ValueError(f"queries have {sizes[0]} dimensions and targets {sizes[1]}: embed both with one model")
+        if self.positive_of.shape != (n,) or not np.issubdtype(self.positive_of.dtype, np.integer):
+            raise ValueError(f"positive_of must be {n} integers, one target row for each query")
+        if self.positive_of.min() < 0 or self.positive_of.max() >= m:
+            raise ValueError(f"positive_of points outside of the {m} targets: it must hold rows of target_embeddings")
+        # A float32 sum of D products is off by at most D half-ulps; closer calls are decided by `_Rows.cosines`.
+        self.slack = np.float32(2 * self.queries.values.shape[1] * 2.0**-24)
+        # Owners of target j, lowest row first: owners[start[j]:start[j + 1]].
+        self.owners = np.argsort(self.positive_of, kind="stable")
+        self.start = np.concatenate(([0], np.cumsum(np.bincount(self.positive_of, minlength=m))))
+
+    def __len__(self) -> int:
+        return len(self.positive_of)
+
+    def owners_of(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All owners of `targets`, one target's after the other's, and for each the index of its target."""
+        first, counts = self.start[targets], self.start[targets + 1] - self.start[targets]
+        index = np.repeat(np.arange(len(targets)), counts)
+        within = np.arange(len(index)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return self.owners[first[index] + within], index
+
+
+class _Search:
+    """The nearest targets of blocks of queries, exactly, without ever holding all N x M similarities."""
+
+    def __init__(self, pairs: _Pairs, device: str) -> None:
+        self.pairs, self.device = pairs, device
+        if device != "cpu":
+            import torch
+
+            self.torch = torch
+            self.on_device = torch.from_numpy(self._unit(pairs.targets, slice(None))).to(device)
+
+    @staticmethod
+    def _unit(rows: _Rows, which: np.ndarray | slice) -> np.ndarray:
+        values = rows.values[which]
+        return values if rows.scale is None else (values * rows.scale[which, None]).astype(np.float32)
+
+    def nearest(self, rows: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """For each query of `rows` its `count` nearest targets and their cosines, nearest first, ties by lower row."""
+        targets = self.pairs.targets
+        for row, shortlist in zip(rows, self._shortlists(rows, count), strict=True):
+            cosines = targets.cosines(shortlist, self.pairs.queries, row)
+            order = np.argsort(-cosines, kind="stable")[:count]  # shortlists are ascending: ties by lower row
+            yield shortlist[order], cosines[order]
+
+    def _shortlists(self, rows: np.ndarray, count: int) -> list[np.ndarray]:
+        """Ascending target rows of each query, among which its `count` nearest are certain to be."""
+        total = len(self.pairs.targets.values)
+        if count >= total:
+            return [np.arange(total)] * len(rows)
+        queries = self._unit(self.pairs.queries, rows)
+        if self.device != "cpu":
+            similarity = self.torch.from_numpy(queries).to(self.device) @ self.on_device.T
+            threshold = similarity.topk(count, dim=1).values[:, -1:] - float(self.pairs.slack)
+            index, found = (one.cpu().numpy() for one in (similarity >= threshold).nonzero(as_tuple=True))
+            return np.split(found, np.searchsorted(index, np.arange(1, len(rows))))
+        similarity = queries @ self.pairs.targets.values.T
+        if self.pairs.targets.scale is not None:
+            similarity *= self.pairs.targets.scale.astype(np.float32)
+        return [np.flatnonzero(one >= _lower_bound(one, count) - self.pairs.slack) for one in similarity]
+
+
+def _lower_bound(values: np.ndarray, count: int) -> np.float32:
+    """A value that at least `count` of `values` reach, and few more: the `count`-th largest of the maxima of groups.
+
+    Much cheaper than the `count`-th largest value itself. Groups of 32 at most, and more than `count` of them.
+    """
+    group = min(32, len(values) // (4 * count))
+    maxima = values
+    if group > 1:
+        whole = len(values) // group * group  # the rest could only raise the bound
+        maxima = values[:whole].reshape(group, -1).max(0)
+    return np.partition(maxima, len(maxima) - count)[len(maxima) - count]
+
+
+def _choose_owners(
+    pairs: _Pairs, row: int, pool: np.ndarray, blocked: np.ndarray, limit: int, needs_cosine: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """For each target of `pool` its owner most similar to query `row`, in order, until there are `limit`.
+
+    Args:
+        pairs: inputs.
+        row: the anchor query.
+        pool: targets, nearest first, without the anchor's positive.
+        blocked: (N,) bool, owners that may not be taken.
+        limit: most owners.
+        needs_cosine: whether the owners' similarities are wanted.
+
+    Returns:
+        Up to `limit` query rows, and their cosines to the anchor (None if not wanted).
+    """
+    owners, index = pairs.owners_of(pool)
+    free = ~blocked[owners]
+    owners, index = owners[free], index[free]
+    if not len(owners):
+        return owners, np.empty(0, np.float32)
+    starts = _group_starts(index)  # where each target's free owners begin
+    if len(starts) > limit:
+        owners, index, starts = owners[: starts[limit]], index[: starts[limit]], starts[:limit]
+    if len(starts) < len(owners):
+        owners, index = _near_best(pairs, row, owners, starts)
+        starts = _group_starts(index)
+    if len(starts) == len(owners):
+        return owners, pairs.queries.cosines(owners, pairs.queries, row) if needs_cosine else None
+    cosines = pairs.queries.cosines(owners, pairs.queries, row)
+    best = np.maximum.reduceat(cosines, starts)
+    group = np.repeat(np.arange(len(starts)), np.append(starts[1:], len(owners)) - starts)
+    is_best = np.flatnonzero(cosines == best[group])
+    first = is_best[_group_starts(index[is_best])]  # ties: the lowest row
+    return owners[first], best
+
+
+def _group_starts(index: np.ndarray) -> np.ndarray:
+    """Where runs of equal values begin."""
+    return np.concatenate(([0], np.flatnonzero(index[1:] != index[:-1]) + 1))
+
+
+def _near_best(pairs: _Pairs, row: int, owners: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each group of owners those that may be the most similar to `row`, judged in float32, and their groups.
+
+    Seldom more than one remains, so that the exact similarities are few.
+    """
+    queries = pairs.queries
+    rough = queries.values.take(owners, axis=0) @ queries.values[row]  # take: faster than indexing here
+    if queries.scale is not None:
+        rough *= (queries.scale[owners] * queries.scale[row]).astype(np.float32)
+    lengths = np.append(starts[1:], len(owners)) - starts
+    threshold = np.maximum.reduceat(rough, starts) - pairs.slack
+    group = np.repeat(np.arange(len(starts)), lengths)
+    is_near = rough >= threshold[group]
+    return owners[is_near], group[is_near]
+
+
+def mine_clusters(
+    query_embeddings: np.ndarray,
+    target_embeddings: np.ndarray,
+    positive_of: np.ndarray,
+    top_k: int = TOP_K,
+    pool_mult: int = POOL_MULT,
+    filter_in_query_space: bool = True,
+    *,
+    use_second_phase: bool = True,
+    device: str = "cpu",
+) -> list[np.ndarray]:
+    """Mine SaHa clusters: greedy, exact and deterministic; row order is an input.
+
+    Phase 1 visits queries in row order and uses every row at most once. Phase 2 visits those left over, looks at
+    twice as many owners, and may use owners of phase 1 again, but none of its own twice.
+
+    Args:
+        query_embeddings: (N, D) float, compared by cosine.
+        target_embeddings: (M, D) float, unique targets.
+        positive_of: (N,) int, the target row of each query's positive.
+        top_k: K, most hard negatives of a cluster.
+        pool_mult: m; K m owners are looked at, among the owners of the 2 K m nearest targets.
+        filter_in_query_space: keep the K owners least similar to the anchor. The paper's code switches this off for
+            labelled classification sets, where every other label is a true negative; then the nearest K are kept.
+        use_second_phase: whether to serve the queries that phase 1 left over.
+        device: "cpu", or a GPU such as "cuda" for the search (needs torch).
+
+    Returns:
+        One integer array a cluster, query rows, the anchor first, then up to K owners.
+
+    Raises:
+        ValueError: an empty, non-finite or ill-shaped input, or a setting below 1.
+
+    >>> queries = np.eye(3, dtype=np.float32)
+    >>> mine_clusters(queries, queries, np.arange(3), top_k=2)
+    [array([0, 1, 2])]
+    """
+    pairs = _Pairs(query_embeddings, target_embeddings, positive_of, top_k)
+    if int(pool_mult) < 1:
+        raise ValueError(f"pool_mult is {pool_mult}, but must be at least 1")
+    count = top_k * pool_mult
+    used, clusters, left_over = np.zeros(len(pairs), dtype=bool), [], []
+
+    def make_cluster(row: int, pool: np.ndarray, blocked: np.ndarray, looked_at: int) -> np.ndarray | None:
+        limit = looked_at if filter_in_query_space else min(top_k, looked_at)  # unsorted, the first K decide
+        owners, cosines = _choose_owners(pairs, row, pool, blocked, limit, filter_in_query_space)
+        if not len(owners):
+            return None
+        if filter_in_query_space:
+            owners = owners[np.argsort(cosines, kind="stable")]
+        return np.concatenate(([row], owners[:top_k]))
+
+    for row, pool in _unused_in_order(pairs, used, 2 * count, device):
+        cluster = make_cluster(row, pool, used, count)
+        if cluster is None:
+            left_over.append((row, pool))
+        else:
+            used[cluster] = True
+            clusters.append(cluster)
+    taken = np.zeros(len(pairs), dtype=bool)  # owners of phase 2
+    for row, pool in left_over if use_second_phase else ():
+        cluster = None if used[row] else make_cluster(row, pool, taken, 2 * count)
+        if cluster is not None:
+            used[cluster] = taken[cluster[1:]] = True
+            clusters.append(cluster)
+    return clusters
+
+
+def _unused_in_order(pairs: _Pairs, used: np.ndarray, count: int, device: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Visit rows in order that are unused when their turn comes, each with its pool of nearest targets.
+
+    A cluster uses up K + 1 rows, so most rows never need a search; and one search at a time would read all targets
+    for a single query. Hence blocks of the next unused rows: a little of the work is wasted on rows that are used
+    before their turn.
+    """
+    search, position = _Search(pairs, device), 0
+    with tqdm(total=len(pairs), desc="mine", unit="row", disable=len(pairs) < SILENT_ROWS) as bar:
+        while True:
+            waiting = position + np.flatnonzero(~used[position:])
+            if not len(waiting):
+                bar.update(len(pairs) - bar.n)
+                return
+            block = waiting[: max(MIN_BLOCK, min(MAX_BLOCK, len(waiting) // LOOKAHEAD))]
+            for row, (pool, _) in zip(block, search.nearest(block, count), strict=False):
+                if not used[row]:
+                    yield row, pool[pool != pairs.positive_of[row]]
+            position = int(block[-1]) + 1
+            bar.update(position - bar.n)
+
+
+# --- the miners SaHa is compared with -------------------------------------------------------------------------------
+
+
+def _random_rows(pairs: _Pairs, top_k: int, rng: np.random.Generator) -> list[np.ndarray]:
+    clusters = []
+    for row in range(len(pairs)):
+        others = rng.choice(len(pairs) - 1, size=min(top_k, len(pairs) - 1), replace=False)
+        clusters.append(np.concatenate(([row], others + (others >= row))))
+    return clusters
+
+
+def _nearest_targets(
+    pairs: _Pairs, top_k: int, rng: np.random.Generator, margin: float, device: str
+) -> list[np.ndarray]:
+    """The nearest K targets of every query, less those nearer than its positive by more than `margin`."""
+    search, clusters, total = _Search(pairs, device), [], len(pairs.targets.values)
+
+    def keep(row: int, targets: np.ndarray, cosines: np.ndarray) -> np.ndarray:
+        own = pairs.positive_of[row]
+        limit = pairs.targets.cosines(np.array([own]), pairs.queries, row)[0] + np.float32(margin)
+        has_owner = pairs.start[targets + 1] > pairs.start[targets]
+        return targets[(cosines <= limit) & (targets != own) & has_owner][:top_k]
+
+    for start in range(0, len(pairs), MAX_BLOCK):
+        rows = np.arange(start, min(start + MAX_BLOCK, len(pairs)))
+        for row, found in zip(rows, search.nearest(rows, 4 * top_k + 1), strict=True):
+            targets = keep(row, *found)
+            if len(targets) < top_k and len(found[0]) < total:  # rare: too many were dropped, so rank them all
+                targets = keep(row, *next(search.nearest(np.array([row]), total)))
+            offsets = rng.integers(0, pairs.start[targets + 1] - pairs.start[targets])
+            clusters.append(np.concatenate(([row], pairs.owners[pairs.start[targets] + offsets])))
+    return clusters
+
+
+METHODS = ("random", "topk", "threshold", "saha_no_filter", "saha")
+
+
+@dataclass(frozen=True)
+class Miner:
+    """How to mine; all methods give clusters of whole pairs, so that all train alike and at the same cost.
+
+    `random` takes K other rows; `topk` the K nearest targets without the query's own positive; `threshold` likewise,
+    less the targets nearer than the positive by more than MARGIN (UniME's rule). These three serve every row, and a
+    target stands for one of its owners, drawn at random. `saha` and `saha_no_filter` are `mine_clusters`.
+
+    Attributes:
+        method: one of METHODS.
+        top_k: K.
+        pool_mult: m, for SaHa.
+        use_second_phase: whether SaHa serves the queries its first phase left over.
+        seed: of the random draws.
+    """
+
+    method: str = "saha"
+    top_k: int = TOP_K
+    pool_mult: int = POOL_MULT
+    use_second_phase: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"unknown miner {self.method!r}: choose one of {', '.join(METHODS)}")
+
+    def mine(
+        self,
+        query_embeddings: np.ndarray,
+        target_embeddings: np.ndarray,
+        positive_of: np.ndarray,
+        is_labelled: bool = False,
+        device: str = "cpu",
+    ) -> list[np.ndarray]:
+        """Mine one subset.
+
+        Args:
+            query_embeddings: (N, D) float.
+            target_embeddings: (M, D) float, unique targets.
+            positive_of: (N,) int, the target row of each query's positive.
+            is_labelled: a labelled classification set, in which SaHa does not sort in query space.
+            device: where to search.
+
+        Returns:
+            One integer array a cluster, query rows, the anchor first.
+
+        Raises:
+            ValueError: as `mine_clusters`.
+        """
+        inputs = query_embeddings, target_embeddings, positive_of, self.top_k
+        if self.method.startswith("saha"):
+            is_filtered = self.method == "saha" and not is_labelled
+            second = self.use_second_phase
+            return mine_clusters(*inputs, self.pool_mult, is_filtered, use_second_phase=second, device=device)
+        pairs, rng = _Pairs(*inputs), np.random.default_rng(self.seed)
+        if self.method == "random":
+            return _random_rows(pairs, self.top_k, rng)
+        return _nearest_targets(pairs, self.top_k, rng, MARGIN if self.method == "threshold" else np.inf, device)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What became of one target retrieved for an anchor.
+
+    Attributes:
+        target: target row.
+        target_cosine: similarity of target and anchor.
+        owner: the owner that stands for it, or -1.
+        owner_cosine: similarity of owner and anchor in query space; NaN without owner.
+        fate: "own positive", "not looked at", "too similar in query space" or "kept".
+    """
+
+    target: int
+    target_cosine: float
+    owner: int
+    owner_cosine: float
+    fate: str
+
+
+def explain_cluster(
+    query_embeddings: np.ndarray,
+    target_embeddings: np.ndarray,
+    positive_of: np.ndarray,
+    row: int,
+    top_k: int = TOP_K,
+    pool_mult: int = POOL_MULT,
+) -> list[Step]:
+    """Retrace how the cluster of `row` comes about when no row has been used: one Step a retrieved target, in order.
+
+    Args:
+        query_embeddings: (N, D) float.
+        target_embeddings: (M, D) float, unique targets.
+        positive_of: (N,) int, the target row of each query's positive.
+        row: the anchor.
+        top_k: K.
+        pool_mult: m.
+    """
+    pairs = _Pairs(query_embeddings, target_embeddings, positive_of, top_k)
+    ((targets, cosines),) = _Search(pairs, "cpu").nearest(np.array([row]), 2 * top_k * pool_mult)
+    pool = targets[targets != positive_of[row]]
+    nobody = np.zeros(len(pairs), dtype=bool)
+    owners, similarity = _choose_owners(pairs, row, pool, nobody, top_k * pool_mult, needs_cosine=True)
+    kept = set(owners[np.argsort(similarity, kind="stable")][:top_k].tolist())
+    chosen = {int(positive_of[o]): (int(o), float(c)) for o, c in zip(owners, similarity, strict=True)}
+    steps = []
+    for target, cosine in zip(targets.tolist(), cosines.tolist(), strict=True):
+        owner, owner_cosine = chosen.get(target, (-1, float("nan")))
+        fate = "kept" if owner in kept else "too similar in query space" if owner >= 0 else "not looked at"
+        steps.append(Step(target, cosine, owner, owner_cosine, "own positive" if target == positive_of[row] else fate))
+    return steps
