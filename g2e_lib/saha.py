@@ -252,29 +252,34 @@ def mine_clusters(
     count = top_k * pool_mult
     used, clusters, left_over = np.zeros(len(pairs), dtype=bool), [], []
 
-    def make_cluster(row: int, pool: np.ndarray, blocked: np.ndarray, looked_at: int) -> np.ndarray | None:
-        limit = looked_at if filter_in_query_space else min(top_k, looked_at)  # unsorted, the first K decide
-        owners, cosines = _choose_owners(pairs, row, pool, blocked, limit, filter_in_query_space)
-        if not len(owners):
-            return None
-        if filter_in_query_space:
-            owners = owners[np.argsort(cosines, kind="stable")]
-        return np.concatenate(([row], owners[:top_k]))
+    def cluster_of(row: int, pool: np.ndarray, blocked: np.ndarray, looked_at: int) -> np.ndarray:
+        return _cluster(pairs, row, pool, blocked, top_k, looked_at, filter_in_query_space)
 
     for row, pool in _unused_in_order(pairs, used, 2 * count, device):
-        cluster = make_cluster(row, pool, used, count)
-        if cluster is None:
+        cluster = cluster_of(row, pool, used, count)
+        if len(cluster) == 1:
             left_over.append((row, pool))
         else:
             used[cluster] = True
             clusters.append(cluster)
     taken = np.zeros(len(pairs), dtype=bool)  # owners of phase 2
     for row, pool in left_over if use_second_phase else ():
-        cluster = None if used[row] else make_cluster(row, pool, taken, 2 * count)
-        if cluster is not None:
+        cluster = cluster_of(row, pool, taken, 2 * count) if not used[row] else np.empty(0)
+        if len(cluster) > 1:
             used[cluster] = taken[cluster[1:]] = True
             clusters.append(cluster)
     return clusters
+
+
+def _cluster(
+    pairs: _Pairs, row: int, pool: np.ndarray, blocked: np.ndarray, top_k: int, looked_at: int, is_filtered: bool
+) -> np.ndarray:
+    """The anchor `row` and the owners it gets, if any."""
+    limit = looked_at if is_filtered else min(top_k, looked_at)  # without sorting, the first K decide
+    owners, cosines = _choose_owners(pairs, row, pool, blocked, limit, is_filtered)
+    if is_filtered:
+        owners = owners[np.argsort(cosines, kind="stable")]
+    return np.concatenate(([row], owners[:top_k]))
 
 
 def _unused_in_order(pairs: _Pairs, used: np.ndarray, count: int, device: str) -> Iterator[tuple[int, np.ndarray]]:
