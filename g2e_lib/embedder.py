@@ -46,7 +46,7 @@ Embeddable = str | Image.Image | Mapping[str, Any] | Item
 
 
 @dataclass(frozen=True)
-class _Input:
+class Input:
     """One input of the model: the rendered text in three parts (see render_parts), the image not yet opened."""
 
     before: str
@@ -56,11 +56,12 @@ class _Input:
 
     @property
     def identity(self) -> tuple[str, str, str, str]:
+        """Equal where inputs are."""
         return self.before, self.text, self.after, _image_identity(self.source)
 
 
 @dataclass
-class _Tokens:
+class Tokens:
     """A tokenized input: ids (L,), the grid of its image in visual tokens (rows, columns), or None."""
 
     ids: list[int]
@@ -139,6 +140,15 @@ def _image_identity(source: Path | Image.Image | None) -> str:
         return str(source)
     content = hashlib.sha256(source.tobytes()).hexdigest()
     return f"{source.mode} {source.size} {content}"
+
+
+def shared_prefix(ids: Sequence[list[int]], image_token_id: int) -> list[int]:
+    """The text tokens that all inputs begin with, where running them once pays; else none."""
+    if len(ids) < MIN_SHARING:
+        return []
+    common = os.path.commonprefix(list(ids))[: min(map(len, ids)) - 1]  # works on lists of anything
+    common = common[: common.index(image_token_id)] if image_token_id in common else common
+    return common if len(common) >= MIN_PREFIX else []
 
 
 def _normalise(states: np.ndarray) -> np.ndarray:
@@ -261,7 +271,7 @@ class Embedder:
         Raises:
             ValueError: an item cannot be embedded; the message names it.
         """
-        inputs, parts = self._inputs(items, role)
+        inputs, parts = self.inputs(items, role)
         embeddings = _normalise(self._encode_inputs(inputs, show_progress))
         if len(inputs) == len(items):
             return embeddings
@@ -290,16 +300,16 @@ class Embedder:
         Raises:
             ValueError: the item cannot be embedded, or is embedded in two parts.
         """
-        return self._tokenize(self._whole_inputs([item], role))[0].ids
+        return self.tokenize(self._whole_inputs([item], role))[0].ids
 
-    def _whole_inputs(self, items: Sequence[Embeddable], role: Role) -> list[_Input]:
+    def _whole_inputs(self, items: Sequence[Embeddable], role: Role) -> list[Input]:
         """The model inputs of items that are each embedded in one pass."""
-        inputs, _ = self._inputs(items, role)
+        inputs, _ = self.inputs(items, role)
         if len(inputs) != len(items):
             raise ValueError(f"prompt {self.prompt.name!r} embeds image and text apart: give items with one of the two")
         return inputs
 
-    def _inputs(self, items: Sequence[Embeddable], role: Role) -> tuple[list[_Input], np.ndarray]:
+    def inputs(self, items: Sequence[Embeddable], role: Role) -> tuple[list[Input], np.ndarray]:
         """The model inputs of all items, and for each the item it belongs to (two of a kind where fusion is a sum)."""
         if isinstance(items, str | Mapping | Image.Image):
             raise ValueError("encode takes a list of items: put a single item into brackets")
@@ -312,16 +322,16 @@ class Embedder:
             is_split = self.prompt.fusion == "sum" and text.strip() and image is not None
             for part_text, part_image in ((text, None), ("", image)) if is_split else ((text, image),):
                 rendered = render_parts(self.prompt, role, part_text, part_image is not None)
-                inputs.append(_Input(*rendered, part_image))
+                inputs.append(Input(*rendered, part_image))
                 parts.append(index)
         return inputs, np.array(parts, dtype=np.int64)
 
-    def _encode_inputs(self, inputs: list[_Input], show_progress: bool) -> np.ndarray:
+    def _encode_inputs(self, inputs: list[Input], show_progress: bool) -> np.ndarray:
         """Last states, (N, D) float32; identical inputs are run once."""
         distinct, rows = unique([one.identity for one in inputs])
         first = dict(zip(reversed(rows.tolist()), reversed(inputs), strict=True))
         inputs = [first[i] for i in range(len(distinct))]
-        tokens = self._tokenize(inputs)
+        tokens = self.tokenize(inputs)
         order = sorted(range(len(inputs)), key=lambda i: (len(tokens[i].ids), tokens[i].grid or ()), reverse=True)
         output = np.empty((len(inputs), self.dimension), dtype=np.float32)
         prefix = self._prefix(tokens)
@@ -334,7 +344,7 @@ class Embedder:
                 bar.update(len(batch))
         return output[rows]
 
-    def _tokenize(self, inputs: list[_Input]) -> list[_Tokens]:
+    def tokenize(self, inputs: list[Input]) -> list[Tokens]:
         """Token ids with one placeholder per visual token, cut to max_length."""
         grids = [self._grid(one.source) if one.source is not None else None for one in inputs]
         befores = [self._expand(one.before, grid) for one, grid in zip(inputs, grids, strict=True)]
@@ -345,7 +355,7 @@ class Embedder:
             encoded[i] = self._cut(befores[i], inputs[i].text, inputs[i].after)
         if too_long:
             logger.warning("cut the text of %d of %d inputs to %d tokens", len(too_long), len(inputs), self.max_length)
-        return [_Tokens(ids, grid) for ids, grid in zip(encoded, grids, strict=True)]
+        return [Tokens(ids, grid) for ids, grid in zip(encoded, grids, strict=True)]
 
     def _expand(self, before: str, grid: tuple[int, int] | None) -> str:
         placeholder = self.processor.image_token
@@ -381,18 +391,13 @@ class Embedder:
         return rows // unit, columns // unit
 
     @torch.inference_mode()
-    def _prefix(self, tokens: list[_Tokens]) -> Prefix | None:
+    def _prefix(self, tokens: list[Tokens]) -> Prefix | None:
         """Keys and values of the text that all inputs begin with, such as the system message; run only once."""
-        if len(tokens) < MIN_SHARING:
-            return None
-        ids = os.path.commonprefix([one.ids for one in tokens])  # works on lists of anything
-        ids = ids[: min(len(one.ids) for one in tokens) - 1]
-        image_token_id = self.model.config.image_token_id
-        ids = ids[: ids.index(image_token_id)] if image_token_id in ids else ids
-        return encode_prefix(self.model, ids) if len(ids) >= MIN_PREFIX else None
+        ids = shared_prefix([one.ids for one in tokens], self.model.config.image_token_id)
+        return encode_prefix(self.model, ids) if ids else None
 
     @torch.inference_mode()
-    def _forward(self, inputs: list[_Input], tokens: list[_Tokens], prefix: Prefix | None) -> np.ndarray:
+    def _forward(self, inputs: list[Input], tokens: list[Tokens], prefix: Prefix | None) -> np.ndarray:
         """The states at the last token of one batch, (B, D) float32."""
         images = [open_image(one.source) for one in inputs if one.source is not None]
         pixels = self.processor.image_processor(images=images, return_tensors="pt") if images else {}

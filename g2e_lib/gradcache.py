@@ -56,7 +56,8 @@ class GradCache:
 
     All chunks are first encoded without a graph; the loss gives the gradient with respect to every embedding; then
     each chunk is encoded again, with the same random state, and back-propagates its part. The price is a second
-    forward pass, about a third more time; the gradients are those of one big batch.
+    forward pass, about a third more time; the gradients are those of one big batch. The last chunk needs none, and a
+    batch that fits into one chunk is a plain step.
 
     Under torch.distributed the loss is that of all processes' batch, which may be of unequal sizes, and gradients
     are summed over processes once, at the end of a step: every process is left with the gradient of the whole.
@@ -95,20 +96,29 @@ class GradCache:
         if not len(queries):
             raise ValueError("a step needs at least one query on every process: make the batch larger")
         chunks = [*self._chunks(queries), *self._chunks(targets)]
+        room = self.chunk_size
+        first_kept = len(chunks)  # the last chunks keep their graphs as long as these fit: no need to encode them twice
+        while first_kept and len(chunks[first_kept - 1]) <= room:
+            first_kept -= 1
+            room -= len(chunks[first_kept])
         states, embeddings = [], []
         with torch.no_grad():
-            for chunk in chunks:
+            for chunk in chunks[:first_kept]:
                 states.append(_random_state())
                 embeddings.append(self.encode(chunk))
         # Under autocast, casts of the weights made without a graph must not be reused with one.
         torch.clear_autocast_cache()
+        kept = [self.encode(chunk) for chunk in chunks[first_kept:]]
+        embeddings += [one.detach() for one in kept]
         sizes = [len(one) for one in embeddings]
         loss, gradient = self._loss_gradient(torch.cat(embeddings), len(queries), target_ids)
-        leaves: list[Tensor] = []
-        for chunk, state, part in zip(chunks, states, gradient.split(sizes), strict=True):
+        parts = gradient.split(sizes)
+        leaves = _leaves(self.encode, kept[-1]) if _world_size() > 1 else []
+        torch.autograd.backward(kept, [part.to(one.dtype) for part, one in zip(parts[first_kept:], kept, strict=True)])
+        del kept
+        for chunk, state, part in zip(chunks, states, parts, strict=False):
             with _replayed(state):
                 again = self.encode(chunk)
-            leaves = leaves or (_leaves(self.encode, again) if _world_size() > 1 else [])
             again.backward(part.to(again.dtype))
         _sum_gradients(leaves)
         return loss

@@ -143,6 +143,7 @@ def hidden_states(
     pixel_values: Tensor | None = None,
     image_grid_thw: Tensor | None = None,
     prefix: Prefix | None = None,
+    image_features: Tensor | None = None,
 ) -> Tensor:
     """The last layer's states after the final norm; no vocabulary logits, no other layer's states.
 
@@ -154,15 +155,17 @@ def hidden_states(
         pixel_values: (patches, patch dimension) float, of all images in row order.
         image_grid_thw: (images, 3) int64.
         prefix: what encode_prefix made of the first P ids, which all rows share; they are not run again.
+        image_features: (visual tokens, D), what encode_images made of the images, instead of `pixel_values`.
 
     Returns:
         (B, L - P, D) in the model's dtype; meaningless where the input is padding.
     """
     images: dict[str, object] = {}
     if pixel_values is not None:
-        features = encode_images(model.model.visual, pixel_values.to(model.model.visual.dtype), image_grid_thw)
+        image_features = encode_images(model.model.visual, pixel_values.to(model.model.visual.dtype), image_grid_thw)
+    if image_features is not None:
         images = {
-            "mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=(features,))},
+            "mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=(image_features,))},
             "image_grid_thw": image_grid_thw,
         }
     image_token_id, merge_size = model.config.image_token_id, model.config.vision_config.spatial_merge_size

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from g2e_lib.config import code_fingerprint, file_digest, fingerprint
 from g2e_lib.data import EVAL_SCHEMA, TRAIN_SCHEMA, EvalRow, read_mmeb_eval
 from g2e_lib.glyphworld.datasets import DATASETS, Dataset, Example, Picture, Side, World
-from g2e_lib.glyphworld.scenes import Crop, Label, Meaning, matches, meaning_record
+from g2e_lib.glyphworld.scenes import Crop, Label, Meaning, Split, matches, meaning_record
 from g2e_lib.glyphworld.vocabulary import KIND_OF
 from g2e_lib.store import read_json, write_json
 
@@ -100,7 +100,7 @@ def train_pairs(dataset: Dataset, world: World, size: Size) -> list[tuple[Side, 
     return [dataset.make(rng, world)[:2] for _ in range(size.pairs)]
 
 
-def build(root: Path, size: Size | None = None, show_progress: bool = True) -> dict:
+def build(root: Path, size: Size | None = None, show_progress: bool = True, split: Split = "test") -> dict:
     """Write MMEB-mini: `eval/` and `train/` with one folder a subset, `images/`, and the manifest.
 
     Training subsets also get `truth.jsonl`: for each pair the meaning of query and target, from which `matches`
@@ -110,12 +110,13 @@ def build(root: Path, size: Size | None = None, show_progress: bool = True) -> d
         root: receives the files; should be new or empty.
         size: how large; None is the size of profile `mini`.
         show_progress: draw a progress bar.
+        split: whose scenes are asked about in `eval/`; "validation" is for choosing settings.
 
     Returns:
         The manifest, as written.
     """
     size = size or Size()
-    test = World(random.Random(f"test world {VERSION}"), "test", size.families, views=1)
+    test = World(random.Random(f"{split} world {VERSION}"), split, size.families, views=1)
     train = World(random.Random(f"train world {VERSION}"), "train", size.families, size.views)
     pictures: dict[str, Picture] = {}
     counts: dict[str, dict] = {}
@@ -185,21 +186,23 @@ def checksums(root: Path) -> dict:
     }
 
 
-def prepare(cache: Path, size: Size, is_fresh: bool = False) -> Path:
+def prepare(cache: Path, size: Size, is_fresh: bool = False, split: Split = "test") -> Path:
     """The folder of a build of this size, made if it is not there; half-written builds are never seen.
 
     Args:
         cache: folder of all builds.
         size: how large.
         is_fresh: build again even if it is there.
+        split: whose scenes are asked about.
     """
-    root = cache / f"mmeb-mini-{fingerprint([VERSION, asdict(size), code_fingerprint(CODE)])}"
+    name = "mmeb-mini" if split == "test" else f"mmeb-mini-{split}"
+    root = cache / f"{name}-{fingerprint([VERSION, asdict(size), code_fingerprint(CODE)])}"
     if is_fresh and root.exists():
         shutil.rmtree(root)
     if not (root / MANIFEST).exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".building-") as partial:
-            build(Path(partial) / root.name, size)
+            build(Path(partial) / root.name, size, split=split)
             (Path(partial) / root.name).replace(root)
     return root
 

@@ -1,0 +1,207 @@
+"""From training subsets to clusters: embed, mine, keep, and check that clusters belong to their data and model.
+
+Clusters are row numbers of a subset, so a file of them can be published without any data; it names the data and the
+model they were mined from by checksum.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from g2e_lib.config import code_fingerprint, fingerprint
+from g2e_lib.data import Item, Pair, item_digests, read_mmeb_train, unique
+from g2e_lib.embedder import Embedder
+from g2e_lib.evaluate import encode_cached
+from g2e_lib.report import reference
+from g2e_lib.saha import Miner
+from g2e_lib.store import Store, read_json, write_text
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A training subset.
+
+    Attributes:
+        name: of the subset.
+        pairs: N pairs in row order, which is an input of mining.
+        targets: the M distinct targets, in order of first appearance.
+        positive_of: (N,) int64, the target row of each pair.
+    """
+
+    name: str
+    pairs: list[Pair]
+    targets: list[Item]
+    positive_of: np.ndarray
+
+
+def load_subsets(
+    data: Path, names: Sequence[str], images: str = "", split: str = "original", fraction: float = 1.0
+) -> list[Subset]:
+    """Read training subsets.
+
+    Args:
+        data: folder with one folder a subset, in MMEB-train's format.
+        names: subsets.
+        images: folder that image paths are relative to; "" is the parent of `data`.
+        split: such as "original".
+        fraction: share of each subset's pairs, the first ones.
+
+    Raises:
+        ValueError: an unknown subset, or one without pairs.
+    """
+    subsets = []
+    for name in names:
+        pairs = read_mmeb_train(data, name, Path(images) if images else data.parent, split)
+        pairs = pairs[: max(1, round(fraction * len(pairs)))]
+        if not pairs:
+            raise ValueError(f"subset {name!r} in {data} has no pairs: leave it out, or download it again")
+        targets, positive_of = unique(pair.target for pair in pairs)
+        subsets.append(Subset(name, pairs, targets, positive_of))
+    return subsets
+
+
+def subset_digest(subset: Subset) -> str:
+    """A digest of the content of all pairs, images included, in row order."""
+    digests = item_digests(item for pair in subset.pairs for item in (pair.query, pair.target))
+    return fingerprint([[digests[pair.query], digests[pair.target]] for pair in subset.pairs])
+
+
+def data_digest(subsets: Sequence[Subset]) -> str:
+    """One digest of all subsets."""
+    return fingerprint({subset.name: subset_digest(subset) for subset in subsets})
+
+
+def embed_subset(embedder: Embedder, subset: Subset, store: Store) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of a subset's queries, (N, D), and of its distinct targets, (M, D); each distinct item once."""
+    queries, rows = unique(pair.query for pair in subset.pairs)
+    return encode_cached(embedder, queries, "query", store)[rows], encode_cached(
+        embedder, subset.targets, "target", store
+    )
+
+
+def labelled_subsets(facts: Mapping[str, Mapping[str, Any]] | None = None) -> set[str]:
+    """The labelled classification sets, in which SaHa does not sort in query space.
+
+    Args:
+        facts: `meta_task` of each dataset; None is MMEB's own list.
+    """
+    if facts is None:
+        facts = reference("mmeb_datasets").set_index("dataset").to_dict("index")
+    return {name for name, one in facts.items() if one["meta_task"] == "classification"}
+
+
+def mine_subset(
+    embedder: Embedder, subset: Subset, miner: Miner, is_labelled: bool, store: Store, device: str = "cpu"
+) -> dict[str, Any]:
+    """Mine one subset, through the store.
+
+    Args:
+        embedder: with its prompt.
+        subset: the pairs.
+        miner: how to mine.
+        is_labelled: see labelled_subsets.
+        store: keeps embeddings and clusters.
+        device: where to search.
+
+    Returns:
+        `clusters` (lists of rows, anchor first) and `seconds` of mining, without embedding.
+    """
+    queries, targets = embed_subset(embedder, subset, store)
+
+    def compute() -> dict[str, Any]:
+        started = time.perf_counter()
+        clusters = miner.mine(queries, targets, subset.positive_of, is_labelled, device)
+        return {"clusters": [c.tolist() for c in clusters], "seconds": round(time.perf_counter() - started, 3)}
+
+    key = {
+        "mined from": [embedder.key("query"), embedder.key("target"), subset_digest(subset)],
+        "miner": asdict(miner),
+        "is_labelled": is_labelled,
+        "code": code_fingerprint(["saha.py"]),
+    }
+    return store.json(key, compute)
+
+
+def save_clusters(
+    path: Path, clusters: Mapping[str, list[list[int]]], subsets: Sequence[Subset], miner: Miner, embedder: Embedder
+) -> None:
+    """Write clusters as row numbers, with the checksums that tie them to data and model.
+
+    Args:
+        path: a JSON file.
+        clusters: by subset name.
+        subsets: what they were mined from.
+        miner: how.
+        embedder: with what.
+    """
+    document = {
+        "miner": asdict(miner),
+        "model": embedder.identity,
+        "prompt": embedder.prompt.name,
+        "subsets": {
+            subset.name: {
+                "rows": len(subset.pairs),
+                "data": subset_digest(subset),
+                "checksum": fingerprint(clusters[subset.name]),
+                "clusters": clusters[subset.name],
+            }
+            for subset in subsets
+        },
+    }
+    text = json.dumps(document, indent=1)
+    write_text(path, _one_line_a_cluster(text) + "\n")
+
+
+def _one_line_a_cluster(text: str) -> str:
+    """JSON with lists of numbers on one line, so that a file of clusters can be read and compared."""
+    lines, inside = [], []
+    for line in text.splitlines():
+        content = line.strip().rstrip(",")
+        if content.isdigit():
+            inside.append(line.strip())
+        elif inside:
+            lines[-1] += " ".join(inside) + line.strip()
+            inside = []
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def load_clusters(path: Path, subsets: Sequence[Subset], model: str = "") -> dict[str, list[list[int]]]:
+    """Read clusters and check that they belong to these subsets and this model.
+
+    Args:
+        path: written by save_clusters.
+        subsets: the data they are to be used with.
+        model: identity of the model they must have been mined with; "" allows any.
+
+    Returns:
+        Lists of rows by subset name.
+
+    Raises:
+        ValueError: the file is missing or damaged, or was mined from other data or with another model.
+    """
+    document = read_json(path, made_by="notebook 02_mining")
+    if model and document["model"] != model:
+        raise ValueError(
+            f"clusters {path} were mined with another model ({document['model']}) than this one ({model}): mine again"
+        )
+    clusters = {}
+    for subset in subsets:
+        one = document["subsets"].get(subset.name)
+        if one is None:
+            raise ValueError(f"clusters {path} have no subset {subset.name!r}: mine it, or leave it out")
+        if one["data"] != subset_digest(subset):
+            raise ValueError(
+                f"clusters {path} were mined from other data of {subset.name!r} ({one['rows']} rows, here "
+                f"{len(subset.pairs)}): mine again"
+            )
+        if one["checksum"] != fingerprint(one["clusters"]):
+            raise ValueError(f"clusters of {subset.name!r} in {path} do not match their checksum: mine again")
+        clusters[subset.name] = one["clusters"]
+    return clusters

@@ -1,0 +1,382 @@
+"""Contrastive fine-tuning with LoRA on accelerate and peft: whole clusters a batch, gradient cache, exact resumption.
+
+`accelerate launch -m g2e_lib.train CONFIG.yaml` and a call of `train` from a notebook are the same code. A step is a
+function of the configuration, its number and the weights before it, so a run that was killed goes on from its last
+save and ends with the same weights.
+"""
+
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm.auto import tqdm
+
+from g2e_lib.config import fingerprint
+from g2e_lib.data import item_digests
+from g2e_lib.embedder import Embedder
+from g2e_lib.encoder import Encoder
+from g2e_lib.gradcache import GradCache, info_nce
+from g2e_lib.mining import Subset, data_digest, load_clusters, load_subsets
+from g2e_lib.prompts import VISION_BLOCK, render
+from g2e_lib.provenance import environment, processor_name
+from g2e_lib.store import atomic_path, write_json, write_text
+from g2e_lib.train_config import TrainConfig, read_config
+
+ADAPTER, LOG, STATE, CONFIG = "adapter", "log.jsonl", "state.safetensors", "config.json"
+
+
+# --- batches -------------------------------------------------------------------------------------------------------
+
+Row = tuple[int, int]  # number of a subset, row in it
+
+
+def training_clusters(config: TrainConfig, subsets: Sequence[Subset], identity: str) -> list[list[Row]]:
+    """What stays together in a batch: mined clusters, or single pairs."""
+    if not config.clusters:
+        return [[(i, row)] for i, subset in enumerate(subsets) for row in range(len(subset.pairs))]
+    mined = load_clusters(Path(config.clusters), subsets, identity)
+    clusters = [[(i, row) for row in rows] for i, subset in enumerate(subsets) for rows in mined[subset.name]]
+    return [[row] for cluster in clusters for row in cluster] if config.breaks_clusters else clusters
+
+
+def cluster_batches(clusters: Sequence[list[Row]], pairs_per_step: int, seed: int) -> Iterator[list[Row]]:
+    """Batches without end: whole clusters in random order, new every epoch; the last of a batch is cut to fit.
+
+    Every batch has exactly `pairs_per_step` rows, so that all methods train at the same cost.
+    """
+    epoch, waiting = 0, []
+    while True:
+        batch: list[Row] = []
+        while len(batch) < pairs_per_step:
+            if not waiting:
+                waiting = list(clusters)
+                random.Random(f"clusters {seed} {epoch}").shuffle(waiting)
+                epoch += 1
+            batch += waiting.pop()[: pairs_per_step - len(batch)]
+        yield batch
+
+
+# --- one run -------------------------------------------------------------------------------------------------------
+
+
+class Trainer:
+    """A run in progress: model, adapter, optimizer and data.
+
+    Args:
+        config: the settings.
+        accelerator: device, processes and precision.
+
+    Raises:
+        ValueError: data, model, clusters or settings do not fit together.
+    """
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
+        self.config, self.accelerator = config, accelerator
+        subsets = load_subsets(Path(config.data), config.subsets, config.images, config.split, config.fraction)
+        self.embedder = Embedder.from_pretrained(
+            config.model,
+            prompt=config.prompt,
+            device=str(accelerator.device),
+            dtype=config.dtype,
+            max_length=config.max_length,
+        )
+        if config.max_pixels:
+            self.embedder.processor.image_processor.size["longest_edge"] = config.max_pixels
+        check_image_fits(self.embedder)
+        self.subsets = subsets
+        self.clusters = training_clusters(config, subsets, self.embedder.identity)
+        self.settings = {**asdict(config), "weights": self.embedder.identity, "pairs": data_digest(subsets)}
+        torch.manual_seed(config.seed)  # of the adapter's initial weights, alike on every process
+        self.adapted = add_adapter(self.embedder, config)
+        self.encoder = Encoder(self.embedder)
+        self.weights = {n: p for n, p in self.adapted.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(self.weights.values(), lr=0.0, weight_decay=config.weight_decay)
+        self.cache = GradCache(self.encoder, self._loss, config.chunk_size)
+        self.target_ids = {d: i for i, d in enumerate(sorted({t for s in subsets for t in self._digests(s)}))}
+        self.hardness: dict[str, float] = {}
+
+    @staticmethod
+    def _digests(subset: Subset) -> list[str]:
+        digests = item_digests(subset.targets)
+        return [digests[target] for target in subset.targets]
+
+    def _loss(self, queries: Tensor, targets: Tensor, target_ids: Tensor) -> Tensor:
+        similarity = (queries.detach() @ targets.detach().T)[:, : len(queries)]
+        own = similarity.diagonal()
+        negatives = similarity.masked_fill(target_ids[:, None] == target_ids, -torch.inf)
+        self.hardness = {
+            "positive_similarity": own.mean().item(),
+            "hardest_negative_similarity": negatives.max(1).values.mean().item(),
+        }
+        ids = target_ids if self.config.masks_duplicates else None
+        return info_nce(queries, targets, ids, self.config.temperature)
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up to the peak, then linear decay; zero would be reached one step after the last."""
+        warm, total = self.config.warmup_steps, self.config.steps
+        return self.config.learning_rate * min((step + 1) / (warm + 1), (total - step) / max(1, total - warm), 1.0)
+
+    def step(self, number: int, rows: Sequence[Row]) -> dict[str, float]:
+        """One optimisation step; returns what is logged."""
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        ours = rows[len(rows) * rank // processes : len(rows) * (rank + 1) // processes]
+        torch.manual_seed(int(fingerprint([self.config.seed, number, rank]), 16) % 2**63)  # of dropout
+        pairs = [self.subsets[i].pairs[row] for i, row in ours]
+        digests = item_digests([pair.target for pair in pairs])
+        ids = torch.tensor([self.target_ids[digests[pair.target]] for pair in pairs], device=self.accelerator.device)
+        queries = self.encoder.prepare([pair.query for pair in pairs], "query")
+        targets = self.encoder.prepare([pair.target for pair in pairs], "target")
+        self.encoder.train()
+        with self.accelerator.autocast():
+            loss = self.cache.step(queries, targets, ids)
+        self.encoder.eval()
+        norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), self.config.max_gradient_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(number)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {
+            "step": number + 1,
+            "loss": loss.item(),
+            "gradient_norm": norm.item(),
+            "learning_rate": self.learning_rate(number),
+            **self.hardness,
+        }
+
+    def save_state(self, path: Path, step: int) -> None:
+        """Write weights and optimizer, atomically."""
+        tensors = {f"weight {name}": weight.detach() for name, weight in self.weights.items()}
+        for name, weight in self.weights.items():
+            for key, value in self.optimizer.state[weight].items():
+                tensors[f"{key} {name}"] = value
+        with atomic_path(path) as partial:
+            save_file({n: t.contiguous() for n, t in tensors.items()}, partial, metadata={"step": str(step)})
+
+    def load_state(self, path: Path) -> int:
+        """Go back to a saved state; returns how many steps were done, 0 without one."""
+        if not path.exists():
+            return 0
+        with safe_open(path, "pt", device=str(self.accelerator.device)) as file, torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(file.get_tensor(f"weight {name}"))
+                state = {key: file.get_tensor(f"{key} {name}") for key in ("exp_avg", "exp_avg_sq", "step")}
+                self.optimizer.state[weight] = {**state, "step": state["step"].cpu()}
+            return int(file.metadata()["step"])
+
+
+def check_image_fits(embedder: Embedder) -> None:
+    """Refuse settings under which the tokens of a large image would have to be cut.
+
+    Raises:
+        ValueError: names the two settings that conflict.
+    """
+    processor = embedder.processor.image_processor
+    visual = processor.size["longest_edge"] // (processor.patch_size * processor.merge_size) ** 2
+    text = render(embedder.prompt, "query", "", has_image=True).replace(VISION_BLOCK, "")
+    needed = visual + 2 + len(embedder.processor.tokenizer(text, add_special_tokens=False).input_ids)
+    if needed > embedder.max_length:
+        raise ValueError(
+            f"max_length {embedder.max_length} and max_pixels {processor.size['longest_edge']} conflict: an image may "
+            f"take {visual} tokens and the prompt {needed - visual}: raise max_length to {needed}, or lower max_pixels"
+        )
+
+
+def add_adapter(embedder: Embedder, config: TrainConfig) -> PeftModel:
+    """Put a new LoRA adapter onto the embedder's model, in place.
+
+    Raises:
+        ValueError: no layer fits `lora_targets`.
+    """
+    settings = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.lora_targets,
+        use_dora=config.use_dora,
+        init_lora_weights="gaussian" if config.lora_init == "gaussian" else True,
+    )
+    try:
+        adapted = get_peft_model(embedder.model, settings)
+    except ValueError as error:
+        raise ValueError(f"lora_targets {config.lora_targets!r} fit no layer: {str(error).splitlines()[0]}") from None
+    # The folder of an embedded model is this machine's business; its name is everybody's.
+    adapted.peft_config["default"].base_model_name_or_path = config.model
+    return adapted
+
+
+def train(config: TrainConfig) -> Path:
+    """Train an adapter, or finish a run that was killed; a finished one is left as it is.
+
+    Args:
+        config: the settings.
+
+    Returns:
+        The adapter's folder, in PEFT's own format.
+
+    Raises:
+        ValueError: settings, data, model or clusters do not fit together, or the folder holds another run.
+        RuntimeError: out of memory; the message names the setting to lower.
+    """
+    folder = Path(config.folder)
+    adapter = folder / ADAPTER
+    accelerator = Accelerator(
+        mixed_precision="bf16" if torch.cuda.is_available() and config.dtype != "float32" else "no"
+    )
+    trainer = Trainer(config, accelerator)
+    claim_folder(folder, trainer.settings, accelerator.is_main_process)
+    accelerator.wait_for_everyone()
+    if (adapter / "adapter_config.json").exists():
+        return adapter
+    done = trainer.load_state(folder / STATE)
+    with Log(folder, done, accelerator.is_main_process) as log:
+        batches = cluster_batches(trainer.clusters, config.pairs_per_step, config.seed)
+        bar = tqdm(total=config.steps, initial=done, desc="train", unit="step", disable=not accelerator.is_main_process)
+        for number, rows in zip(range(config.steps), batches, strict=False):
+            if number < done:
+                continue
+            started = time.perf_counter()
+            try:
+                record = trainer.step(number, rows)
+            except (torch.OutOfMemoryError, MemoryError):
+                raise RuntimeError(
+                    f"out of memory in step {number + 1} with chunk_size {config.chunk_size}: lower it (results stay "
+                    "the same) and start again, the run goes on from its last save"
+                ) from None
+            log.write(record | speed(len(rows), time.perf_counter() - started))
+            bar.update()
+            bar.set_postfix(loss=f"{record['loss']:.3f}")
+            if (number + 1) % config.save_every == 0 and accelerator.is_main_process:
+                trainer.save_state(folder / STATE, number + 1)
+        bar.close()
+    if accelerator.is_main_process:
+        save_adapter(trainer, folder)
+    accelerator.wait_for_everyone()
+    return adapter
+
+
+def speed(pairs: int, seconds: float) -> dict[str, float]:
+    """Pairs per second, and the most memory used so far."""
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated() / 2**20
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return {"pairs_per_second": pairs / seconds, "peak_memory_mib": peak, "seconds": seconds}
+
+
+def claim_folder(folder: Path, settings: dict, is_main: bool) -> None:
+    """Note whose run a folder holds.
+
+    Raises:
+        ValueError: it holds another one; the message names a setting that differs.
+    """
+    path = folder / CONFIG
+    settings = json.loads(json.dumps({k: v for k, v in settings.items() if k != "folder"}))
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if different := [name for name in settings if found.get(name) != settings[name]]:
+            name = different[0]
+            raise ValueError(
+                f"{folder} holds a run with {name} {found.get(name)!r} instead of {settings[name]!r}: choose another "
+                "folder, or delete it"
+            )
+    elif is_main:
+        write_json(path, settings)
+
+
+class Log:
+    """The run's records as JSON lines, and for TensorBoard; a resumed run continues both without repetitions."""
+
+    def __init__(self, folder: Path, done: int, is_main: bool) -> None:
+        self.path, self.is_main = folder / LOG, is_main
+        if not is_main:
+            return
+        kept = [record for record in read_log(folder) if record["step"] <= done]
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
+
+    def write(self, record: dict[str, float]) -> None:
+        """Add one step."""
+        if not self.is_main:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        for name, value in record.items():
+            if name != "step":
+                self.board.add_scalar(name, value, record["step"])
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.is_main:
+            self.board.close()
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """The records of a run so far; a line that was cut off by a kill is left out."""
+    path, records = folder / LOG, []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
+def save_adapter(trainer: Trainer, folder: Path) -> None:
+    """Write the adapter in PEFT's format with its log and a model card; it appears at its place as a whole."""
+    config, records = trainer.config, read_log(folder)
+    partial = folder / f".{ADAPTER}"
+    trainer.adapted.save_pretrained(partial)
+    write_text(partial / "training.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+    made_on = environment()
+    facts = {
+        "base model": config.model,
+        "base weights": trainer.embedder.identity,
+        "prompt": config.prompt,
+        "training data": ", ".join(config.subsets),
+        "training pairs": str(sum(len(subset.pairs) for subset in trainer.subsets)),
+        "mined clusters": f"{len(trainer.clusters)}" if config.clusters else "none, in-batch negatives",
+        "steps x pairs": f"{config.steps} x {config.pairs_per_step}",
+        "seed": str(config.seed),
+        "seconds": f"{sum(record['seconds'] for record in records):.0f}",
+        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name(),
+        "torch, transformers, peft": ", ".join(str(made_on["libraries"][n]) for n in ("torch", "transformers", "peft")),
+        "commit": made_on["commit"],
+    }
+    card = ["---", f"base_model: {config.model}", "library_name: peft", "tags: [embeddings, lora]", "---", ""]
+    card += ["# A multimodal embedder (LoRA adapter)", "", "| fact | value |", "|---|---|"]
+    card += [f"| {name} | {value} |" for name, value in facts.items()]
+    card += ["", "Use: `Embedder.from_pretrained(base, prompt=..., adapter=this_folder)` of g2e_lib.", ""]
+    write_text(partial / "README.md", "\n".join(card))
+    partial.replace(folder / ADAPTER)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train from a configuration file; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if len(arguments) != 1:
+        print("usage: accelerate launch -m g2e_lib.train CONFIG.yaml", file=sys.stderr)  # noqa: T201
+        return 2
+    try:
+        print(train(read_config(Path(arguments[0]))))  # noqa: T201
+    except (ValueError, RuntimeError) as error:
+        print(f"train: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
