@@ -142,6 +142,16 @@ def _image_identity(source: Path | Image.Image | None) -> str:
     return f"{source.mode} {source.size} {content}"
 
 
+def default_device() -> str:
+    """A GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def default_dtype(device: str) -> str:
+    """The precision of a device: float32 on a CPU, bfloat16 elsewhere."""
+    return "float32" if device == "cpu" else "bfloat16"
+
+
 def shared_prefix(ids: Sequence[list[int]], image_token_id: int) -> list[int]:
     """The text tokens that all inputs begin with, where running them once pays; else none."""
     if len(ids) < MIN_SHARING:
@@ -207,8 +217,8 @@ class Embedder:
             ValueError: the checkpoint is missing or incomplete, or is not a Qwen2-VL; the adapter does not fit it.
         """
         prompt = get_prompt(prompt)  # before the expensive part
-        device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = dtype if dtype != "auto" else "float32" if device == "cpu" else "bfloat16"
+        device = default_device() if device == "auto" else device
+        dtype = default_dtype(device) if dtype == "auto" else dtype
         folder = checkpoint_folder(id_or_path)
         processor, model = load_processor(folder), load_model(folder, dtype)
         identity = checkpoint_fingerprint(folder)

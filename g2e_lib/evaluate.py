@@ -193,6 +193,56 @@ def _estimate(values: Mapping[str, np.ndarray], seed: int) -> Estimate:
     return Estimate(*(round(float(100 * x), 4) for x in (mean, low, high)), n)
 
 
+Counts = Mapping[str, Sequence[Sequence[int]]]  # for each dataset [part, whole] of every unit, such as a cluster
+
+
+def _ratio_samples(counts: Counts, rng: np.random.Generator) -> tuple[float, np.ndarray, int]:
+    """The mean over datasets of sum(part) / sum(whole), bootstrap samples of it over units, and the sum of wholes."""
+    values, samples, n = [], [], 0
+    for name in sorted(counts):
+        units = np.array(counts[name], dtype=np.float64).reshape(-1, 2)
+        if not units[:, 1].sum():
+            continue
+        drawn = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), size=BOOTSTRAP_SAMPLES) @ units
+        values.append(units[:, 0].sum() / units[:, 1].sum())
+        samples.append(drawn[:, 0] / np.maximum(drawn[:, 1], 1))
+        n += int(units[:, 1].sum())
+    if not values:
+        raise ValueError("there is nothing to count: mine clusters with at least one negative")
+    return float(np.mean(values)), np.mean(samples, axis=0), n
+
+
+def _ratio_estimate(value: float, samples: np.ndarray, n: int) -> Estimate:
+    return Estimate(*(round(float(100 * x), 4) for x in (value, *_bounds(samples))), n)
+
+
+def estimate_ratio(counts: Counts, seed: int = 0) -> Estimate:
+    """A share in percent, such as that of false negatives, with a bootstrap over units; datasets weigh the same.
+
+    Args:
+        counts: for each dataset [part, whole] of every unit.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: there is nothing to count.
+
+    >>> estimate_ratio({"a": [[1, 4]], "b": [[0, 4]]}).value
+    12.5
+    """
+    return _ratio_estimate(*_ratio_samples(counts, np.random.default_rng(seed)))
+
+
+def difference_of_ratios(counts: Counts, subtracted: Counts, seed: int = 0) -> Estimate:
+    """One share minus another, in points; the units are different ones, so both are resampled independently.
+
+    Raises:
+        ValueError: there is nothing to count.
+    """
+    rng = np.random.default_rng(seed)
+    (one, one_samples, n), (other, other_samples, m) = _ratio_samples(counts, rng), _ratio_samples(subtracted, rng)
+    return _ratio_estimate(one - other, one_samples - other_samples, n + m)
+
+
 def group_names(info: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     """The averages MMEB reports: for each meta-task, IND, OOD and overall the datasets that enter.
 
@@ -231,6 +281,21 @@ def summarize(
     return summary
 
 
+def describe_datasets(
+    datasets: Mapping[str, Sequence[EvalRow]], info: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Meta-task, distribution, number of queries and chance level in percent of each dataset."""
+    return {
+        name: {
+            "meta_task": info[name]["meta_task"],
+            "distribution": info[name]["distribution"],
+            "n": len(rows),
+            "chance": round(100 * chance_level(rows), 4),
+        }
+        for name, rows in datasets.items()
+    }
+
+
 def score_prompts(
     embedder: Embedder,
     prompts: Sequence[str],
@@ -258,15 +323,7 @@ def score_prompts(
     """
     digests = item_digests(item for rows in datasets.values() for row in rows for item in (row.query, *row.candidates))
     right = {name: evaluate_mmeb(embedder.with_prompt(name), datasets, store, digests) for name in prompts}
-    facts = {
-        name: {
-            "meta_task": info[name]["meta_task"],
-            "distribution": info[name]["distribution"],
-            "n": len(rows),
-            "chance": round(100 * chance_level(rows), 4),
-        }
-        for name, rows in datasets.items()
-    }
+    described = describe_datasets(datasets, info)
     scores = {
         prompt: {
             "groups": summarize(one, info, seed=seed),
@@ -282,7 +339,7 @@ def score_prompts(
         for baseline in baselines
         if baseline in right
     }
-    return {"datasets": facts, "prompts": scores, "differences": differences}
+    return {"datasets": described, "prompts": scores, "differences": differences}
 
 
 def image_text_pairs(rows: Sequence[EvalRow], count: int) -> list[tuple[Item, Item]]:

@@ -127,6 +127,41 @@ def mine_subset(
     return store.json(key, compute)
 
 
+def describe_clusters(
+    clusters: Sequence[Sequence[int]], query_embeddings: np.ndarray, subset: Subset, target_embeddings: np.ndarray
+) -> dict[str, Any]:
+    """What a miner's clusters of one subset are like.
+
+    Args:
+        clusters: rows, anchor first.
+        query_embeddings: (N, D) float32.
+        subset: the pairs.
+        target_embeddings: (M, D) float32.
+
+    Returns:
+        `clusters`, `rows` (distinct rows used), `rows_of` (all rows), `mean_size`; `hardness`, for each cluster the
+        mean cosine of its anchor to its negatives; `positive`, the mean cosine of anchors to their positives; and
+        `passes`, how often the encoder runs in an epoch over all clusters for each distinct pair in them.
+    """
+    hardness = []
+    for anchor, *others in clusters:
+        if others:
+            negatives = target_embeddings[subset.positive_of[others]]
+            hardness.append(float((negatives @ query_embeddings[anchor]).mean()))
+    anchors = np.array([cluster[0] for cluster in clusters])
+    positive = (query_embeddings[anchors] * target_embeddings[subset.positive_of[anchors]]).sum(1)
+    total, distinct = sum(map(len, clusters)), len({row for cluster in clusters for row in cluster})
+    return {
+        "clusters": len(clusters),
+        "rows": distinct,
+        "rows_of": len(subset.pairs),
+        "mean_size": total / len(clusters),
+        "hardness": [round(one, 4) for one in hardness],
+        "positive": float(positive.mean()),
+        "passes": 2 * total / distinct,
+    }
+
+
 def save_clusters(
     path: Path, clusters: Mapping[str, list[list[int]]], subsets: Sequence[Subset], miner: Miner, embedder: Embedder
 ) -> None:

@@ -173,12 +173,14 @@ def learning_curve_figure(records: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _paper_row(label: str, row: pd.Series) -> dict[str, str]:
+def paper_row(label: str, row: pd.Series) -> dict[str, str]:
+    """A row of published scores by group; what was not published is a dash."""
     cells = {TITLES[g]: f"{row[g]:.1f}" if g in row and pd.notna(row[g]) else "–" for g in GROUPS}
     return {"": label, **cells, "n": "–"}
 
 
-def _our_row(label: str, groups: dict[str, dict], signed: bool = False) -> dict[str, str]:
+def our_row(label: str, groups: dict[str, dict], signed: bool = False) -> dict[str, str]:
+    """A row of our estimates by group."""
     cells = {TITLES[g]: interval(groups[g], signed) if g in groups else "–" for g in GROUPS}
     return {"": label, **cells, "n": str(groups["overall"]["n"])}
 
@@ -191,26 +193,26 @@ def zero_shot_table(metrics: dict[str, Any], profile: str) -> pd.DataFrame:
         profile: its name, shown with our rows; the numbers of `smoke` are never shown beside the paper's.
     """
     published = reference("gen2embed_mmeb").query("setting == 'zero_shot'")
-    rows = [_paper_row(f"paper, {row.model}: {row.method}", row) for _, row in published.iterrows()]
+    rows = [paper_row(f"paper, {row.model}: {row.method}", row) for _, row in published.iterrows()]
     rows = [] if profile == "smoke" else rows
     prompts, differences = metrics["prompts"], metrics["differences"].get("none", {})
     for name, label in (("none", "no prompt"), ("hierarchical", "hierarchical prompt")):
         if name in prompts:
-            rows.append(_our_row(f"{profile}: {label}", prompts[name]["groups"]))
+            rows.append(our_row(f"{profile}: {label}", prompts[name]["groups"]))
     if "hierarchical" in differences:
-        rows.append(_our_row("difference, paired", differences["hierarchical"], signed=True))
+        rows.append(our_row("difference, paired", differences["hierarchical"], signed=True))
     return pd.DataFrame(rows)
 
 
 def prompt_table(metrics: dict[str, Any]) -> pd.DataFrame:
     """The prompt ablation: hit@1 of every prompt by meta-task and distribution."""
-    return pd.DataFrame([_our_row(name, one["groups"]) for name, one in metrics["prompts"].items()])
+    return pd.DataFrame([our_row(name, one["groups"]) for name, one in metrics["prompts"].items()])
 
 
 def difference_table(metrics: dict[str, Any]) -> pd.DataFrame:
     """Prompts against no prompt and against the hierarchical one, in points, paired on the same queries."""
     rows = [
-        _our_row(f"{name} - {baseline}", one, signed=True)
+        our_row(f"{name} - {baseline}", one, signed=True)
         for baseline, others in metrics["differences"].items()
         for name, one in others.items()
     ]
@@ -314,7 +316,7 @@ def modality_gap_table(gap: dict[str, Any]) -> pd.DataFrame:
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced at this scale"
 
 
-def _difference_claim(statement: str, source: str, paper: str, estimate: dict[str, Any]) -> dict[str, str]:
+def difference_claim(statement: str, source: str, paper: str, estimate: dict[str, Any]) -> dict[str, str]:
     """A claim that a difference is positive: reproduced if the whole interval is."""
     verdict = REPRODUCED if estimate["low"] > 0 else NOT_REPRODUCED
     ours = f"{interval(estimate, signed=True)} points"
@@ -344,13 +346,13 @@ def zero_shot_claims(metrics: dict[str, Any], gap: dict[str, Any], profile: str)
         if group in over_none:
             statement = f"the hierarchical prompt beats no prompt, {group}"
             shown = "–" if profile == "smoke" else f"{gain[group]:+.1f} points"
-            claims.append(_difference_claim(statement, "Gen2Embed, zero-shot MMEB", shown, over_none[group]))
+            claims.append(difference_claim(statement, "Gen2Embed, zero-shot MMEB", shown, over_none[group]))
     for level, other in (("system", "user"), ("user", "system")):
         if other in over_hierarchical:
             one = over_hierarchical[other]["overall"]
             flipped = {"value": -one["value"], "low": -one["high"], "high": -one["low"], "n": one["n"]}
             statement = f"the {level} level adds to the {other} level, overall"
-            claims.append(_difference_claim(statement, "Gen2Embed, section 3", "positive", flipped))
+            claims.append(difference_claim(statement, "Gen2Embed, section 3", "positive", flipped))
     if not {"none", "hierarchical"} <= set(gap["panels"]):
         return pd.DataFrame(claims)
     before, after = (gap["panels"][name]["gap"]["centroid_distance"] for name in ("none", "hierarchical"))

@@ -226,6 +226,23 @@ def load(root: Path, names: Sequence[str] = (), limit: int = 0) -> tuple[dict[st
     return rows, {name: facts[name] for name in rows}
 
 
+def training_facts(root: Path, names: Sequence[str] = ()) -> dict[str, dict]:
+    """Facts (meta_task, distribution, and counts) of the training subsets of a build.
+
+    Args:
+        root: the build's folder.
+        names: subsets; none means all.
+
+    Raises:
+        ValueError: an unknown subset, or a dataset without training pairs.
+    """
+    facts = read_json(root / MANIFEST, made_by="notebook 00_setup")["datasets"]
+    known = {name: one for name, one in facts.items() if one["train_pairs"]}
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"unknown training subset {unknown[0]!r}: choose among {', '.join(known)}")
+    return {name: known[name] for name in names or known}
+
+
 def identity(root: Path) -> str:
     """What a build is called in provenance: the digest of its manifest, which has the checksum of every file."""
     return file_digest(root / MANIFEST)[:16]

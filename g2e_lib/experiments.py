@@ -1,0 +1,264 @@
+"""Compare ways of training: mine, train, evaluate, each once, at equal steps and pairs a step."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from g2e_lib.checkpoint import checkpoint_fingerprint, checkpoint_folder
+from g2e_lib.config import code_fingerprint, fingerprint
+from g2e_lib.data import EvalRow, item_digests
+from g2e_lib.embedder import Embedder, default_device, default_dtype
+from g2e_lib.evaluate import describe_datasets, estimate, evaluate_mmeb, summarize
+from g2e_lib.mining import Subset, data_digest, labelled_subsets, load_subsets, mine_subset, save_clusters
+from g2e_lib.saha import Miner
+from g2e_lib.store import Store
+from g2e_lib.train import read_log, train
+from g2e_lib.train_config import TrainConfig
+
+# Source files that decide what comes out of a run.
+CODE = ("embedder.py", "encoder.py", "gradcache.py", "mining.py", "qwen2vl.py", "saha.py", "train.py")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training.
+
+    Attributes:
+        name: shown in tables.
+        prompt: in mining, training and evaluation.
+        miner: None trains on random pairs with in-batch negatives only.
+        settings: whatever of TrainConfig differs from the common settings.
+    """
+
+    name: str
+    prompt: str = "hierarchical"
+    miner: Miner | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Laboratory:
+    """Runs arms on one base model, one training set and one benchmark, and remembers what it has run.
+
+    Args:
+        data: folder of training subsets.
+        subsets: their names.
+        rows: evaluation rows by dataset name.
+        facts: `meta_task` and `distribution` by dataset name.
+        cache: folder for runs, clusters and results.
+        common: settings of TrainConfig shared by all arms.
+        is_fresh: run again what was run before this object was made.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        subsets: Sequence[str],
+        rows: Mapping[str, Sequence[EvalRow]],
+        facts: Mapping[str, Mapping[str, Any]],
+        cache: Path,
+        common: Mapping[str, Any],
+        is_fresh: bool = False,
+    ) -> None:
+        self.data, self.names, self.rows, self.facts, self.cache = data, tuple(subsets), rows, facts, cache
+        self.common, self.is_fresh = dict(common), is_fresh
+        self.embeddings, self.results = Store(cache / "embeddings", is_fresh), Store(cache / "results", is_fresh)
+        self.digests = item_digests(i for one in rows.values() for row in one for i in (row.query, *row.candidates))
+        self.tested = fingerprint(
+            {
+                name: [[self.digests[row.query], *(self.digests[one] for one in row.candidates)] for row in some]
+                for name, some in rows.items()
+            }
+        )
+        self.model = checkpoint_folder(self.common.get("model", TrainConfig.model))
+        self.weights = checkpoint_fingerprint(self.model)
+        self._subsets: dict[float, tuple[list[Subset], str]] = {}
+
+    def subsets(self, fraction: float) -> tuple[list[Subset], str]:
+        """The training subsets, or the first part of each, and their digest."""
+        if fraction not in self._subsets:
+            images = self.common.get("images", "")
+            split = self.common.get("split", TrainConfig.split)
+            subsets = load_subsets(self.data, self.names, images, split, fraction)
+            self._subsets[fraction] = subsets, data_digest(subsets)
+        return self._subsets[fraction]
+
+    def run(self, arm: Arm, seed: int = 0) -> dict[str, Any]:
+        """Mine, train and evaluate one arm with one seed, or recall it.
+
+        Returns:
+            `right` (answers as a string of 0 and 1 by dataset), `log` (records of training), `seconds` of training,
+            and `negatives`: rows of clusters, or None.
+        """
+        settings = {**self.common, **arm.settings, "prompt": arm.prompt, "seed": seed}
+        config = TrainConfig(folder="", data=str(self.data), subsets=self.names, **settings)
+        _, pairs = self.subsets(config.fraction)
+        described = {k: v for k, v in asdict(config).items() if k not in ("folder", "data", "images", "save_every")}
+        miner = replace(arm.miner, seed=seed) if arm.miner else None
+        key = {
+            "train": described | {"model": self.weights},
+            "miner": asdict(miner) if miner else None,
+            "pairs": pairs,
+            "tested on": self.tested,
+            "code": code_fingerprint(CODE),
+        }
+        return self.results.json(key, lambda: self._run(config, miner, self.cache / "runs" / fingerprint(key)))
+
+    def _run(self, config: TrainConfig, miner: Miner | None, folder: Path) -> dict[str, Any]:
+        if self.is_fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        clusters = str(self._clusters(config, miner)) if miner else ""
+        adapter = train(replace(config, folder=str(folder), clusters=clusters))
+        log = read_log(folder)
+        embedder = Embedder.from_pretrained(self.model, prompt=config.prompt, adapter=adapter, dtype=config.dtype)
+        right = evaluate_mmeb(embedder, self.rows, self.embeddings, self.digests)
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        return {
+            "right": {name: "".join("01"[v] for v in values.astype(int)) for name, values in right.items()},
+            "log": [{k: round(v, 6) for k, v in record.items()} for record in log],
+            "seconds": round(sum(record["seconds"] for record in log), 1),
+        }
+
+    def _clusters(self, config: TrainConfig, miner: Miner) -> Path:
+        """A file of clusters mined with the base model under the arm's prompt."""
+        subsets, _ = self.subsets(config.fraction)
+        embedder = Embedder.from_pretrained(self.model, prompt=config.prompt, dtype=config.dtype)
+        labelled = labelled_subsets(self.facts)
+        mined = {s.name: mine_subset(embedder, s, miner, s.name in labelled, self.embeddings) for s in subsets}
+        path = self.cache / "clusters" / f"{fingerprint([one['clusters'] for one in mined.values()])}.json"
+        save_clusters(path, {name: one["clusters"] for name, one in mined.items()}, subsets, miner, embedder)
+        return path
+
+    def device_and_dtype(self) -> tuple[str, str]:
+        """Where training runs, and in what precision."""
+        device, dtype = default_device(), self.common.get("dtype", "auto")
+        return device, default_dtype(device) if dtype == "auto" else dtype
+
+    def zero_shot(self, prompt: str) -> dict[str, Any]:
+        """The base model without training, in the form of `run`."""
+        embedder = Embedder.from_pretrained(self.model, prompt=prompt, dtype=self.common.get("dtype", "auto"))
+        right = evaluate_mmeb(embedder, self.rows, self.embeddings, self.digests)
+        return {"right": {name: "".join("01"[v] for v in values.astype(int)) for name, values in right.items()}}
+
+
+def answers(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """For each dataset (N,) float64: the share of seeds that answer a query right."""
+    names = records[0]["right"]
+    return {name: np.mean([[c == "1" for c in record["right"][name]] for record in records], axis=0) for name in names}
+
+
+def compare_arms(
+    records: Mapping[str, Sequence[Mapping[str, Any]]],
+    rows: Mapping[str, Sequence[EvalRow]],
+    facts: Mapping[str, Mapping[str, Any]],
+    baselines: Sequence[str],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Scores of arms with intervals over queries, their spread over seeds, and paired differences.
+
+    Args:
+        records: what Laboratory.run returned, for each arm one record a seed.
+        rows: evaluation rows by dataset name.
+        facts: `meta_task` and `distribution` by dataset name.
+        baselines: arms that all others are compared with.
+        seed: of the bootstrap.
+
+    Returns:
+        `datasets`: facts; `arms`: by name `groups`, `datasets`, `overall_by_seed`, `seconds` and `log` of every seed;
+        `differences`: by baseline and arm estimates by group.
+    """
+    shares = {name: answers(some) for name, some in records.items()}
+    arms = {}
+    for name, some in records.items():
+        overall = [summarize(answers([one]), facts, seed=seed)["overall"]["value"] for one in some]
+        arms[name] = {
+            "groups": summarize(shares[name], facts, seed=seed),
+            "datasets": {dataset: vars(estimate({dataset: values}, seed)) for dataset, values in shares[name].items()},
+            "overall_by_seed": overall,
+            "seconds": [one["seconds"] for one in some if "seconds" in one],
+            "log": [one["log"] for one in some if "log" in one],
+        }
+    differences = {
+        baseline: {n: summarize(shares[n], facts, shares[baseline], seed) for n in records if n != baseline}
+        for baseline in baselines
+    }
+    return {"datasets": describe_datasets(rows, facts), "arms": arms, "differences": differences}
+
+
+def run_arms(laboratory: Laboratory, arms: Sequence[Arm], seeds: int) -> dict[str, list[dict[str, Any]]]:
+    """Run every arm with seeds 0, 1, ...: by arm one record a seed."""
+    jobs = [(arm, seed) for arm in arms for seed in range(seeds)]
+    records: dict[str, list[dict[str, Any]]] = {}
+    for arm, seed in tqdm(jobs, desc="runs", unit="run"):
+        records.setdefault(arm.name, []).append(laboratory.run(arm, seed))
+    return records
+
+
+def main_arms(top_k: int, pool_mult: int) -> list[Arm]:
+    """The four ways of Table 2."""
+    return [
+        Arm("in-batch, no prompt (VLM2Vec)", prompt="none"),
+        Arm("in-batch, hierarchical prompt"),
+        Arm("top-k hard negatives", miner=Miner("topk", top_k)),
+        Arm("SaHa", miner=Miner("saha", top_k, pool_mult)),
+    ]
+
+
+def run_ablations(
+    laboratory: Laboratory, base: Arm, questions: Mapping[str, Sequence[Arm]], seeds: int
+) -> dict[str, Any]:
+    """Run the base arm and all others, and compare: what `compare_arms` returns, with the names by question.
+
+    Returns:
+        Also `questions` (names of arms), `base` (its name) and `base_names` (all arms that equal it).
+    """
+    arms = {arm.name: arm for some in questions.values() for arm in some}
+    records = run_arms(laboratory, [base, *arms.values()], seeds)
+    metrics = compare_arms(records, laboratory.rows, laboratory.facts, [base.name])
+    equal = [name for name, one in records.items() if [r["log"] for r in one] == [r["log"] for r in records[base.name]]]
+    names = {question: [arm.name for arm in some] for question, some in questions.items()}
+    return {**metrics, "questions": names, "base": base.name, "base_names": equal}
+
+
+def ablation_arms(base: Miner, points: Mapping[str, Sequence[Any]], lora_scale: float) -> dict[str, list[Arm]]:
+    """One list of arms a question; every arm differs from the base one in one thing.
+
+    Args:
+        base: the miner of the base arm.
+        points: values by question: structure, top_k, pool_mult, temperature, duplicates, prompt, lora_rank, fraction.
+        lora_scale: alpha / r, kept when the rank changes.
+
+    Raises:
+        ValueError: an unknown question.
+    """
+    structures = {
+        "SaHa": {},
+        "no query-space filter": {"miner": replace(base, method="saha_no_filter")},
+        "no clusters": {"settings": {"breaks_clusters": True}},
+        "no second phase": {"miner": replace(base, use_second_phase=False)},
+        "no mining": {"miner": None},
+    }
+    make = {
+        "structure": lambda v: (v, structures[v]),
+        "top_k": lambda v: (f"K = {v}", {"miner": replace(base, top_k=v)}),
+        "pool_mult": lambda v: (f"m = {v}", {"miner": replace(base, pool_mult=v)}),
+        "temperature": lambda v: (f"temperature {v}", {"settings": {"temperature": float(v)}}),
+        "duplicates": lambda v: ("masked" if v else "not masked", {"settings": {"masks_duplicates": bool(v)}}),
+        "prompt": lambda v: (f"prompt {v}", {"prompt": v}),
+        "lora_rank": lambda v: (f"rank {v}", {"settings": {"lora_rank": v, "lora_alpha": round(v * lora_scale)}}),
+        "fraction": lambda v: (f"{100 * v:.0f} % of pairs", {"settings": {"fraction": float(v)}}),
+    }
+    arms: dict[str, list[Arm]] = {}
+    for question, values in points.items():
+        if question not in make:
+            raise ValueError(f"unknown ablation {question!r}: choose among {', '.join(make)}")
+        for value in values:
+            if question == "structure" and value not in structures:
+                raise ValueError(f"unknown structure {value!r}: choose among {', '.join(structures)}")
+            name, changes = make[question](value)
+            arms.setdefault(question, []).append(Arm(name, **{"miner": base, **changes}))
+    return arms
