@@ -24,7 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
 from g2e_lib.config import fingerprint
-from g2e_lib.data import item_digests
+from g2e_lib.data import Item, item_digests
 from g2e_lib.embedder import Embedder
 from g2e_lib.encoder import Encoder
 from g2e_lib.gradcache import GradCache, info_nce
@@ -97,20 +97,16 @@ class Trainer:
         check_image_fits(self.embedder)
         self.subsets = subsets
         self.clusters = training_clusters(config, subsets, self.embedder.identity)
-        self.settings = {**asdict(config), "weights": self.embedder.identity, "pairs": data_digest(subsets)}
+        content = {"weights": self.embedder.identity, "pairs": data_digest(subsets), "rows": fingerprint(self.clusters)}
+        self.settings = {**asdict(config), **content}
         torch.manual_seed(config.seed)  # of the adapter's initial weights, alike on every process
         self.adapted = add_adapter(self.embedder, config)
         self.encoder = Encoder(self.embedder)
         self.weights = {n: p for n, p in self.adapted.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self.weights.values(), lr=0.0, weight_decay=config.weight_decay)
         self.cache = GradCache(self.encoder, self._loss, config.chunk_size)
-        self.target_ids = {d: i for i, d in enumerate(sorted({t for s in subsets for t in self._digests(s)}))}
+        self.target_ids = number_targets(subsets)
         self.hardness: dict[str, float] = {}
-
-    @staticmethod
-    def _digests(subset: Subset) -> list[str]:
-        digests = item_digests(subset.targets)
-        return [digests[target] for target in subset.targets]
 
     def _loss(self, queries: Tensor, targets: Tensor, target_ids: Tensor) -> Tensor:
         similarity = (queries.detach() @ targets.detach().T)[:, : len(queries)]
@@ -134,8 +130,7 @@ class Trainer:
         ours = rows[len(rows) * rank // processes : len(rows) * (rank + 1) // processes]
         torch.manual_seed(int(fingerprint([self.config.seed, number, rank]), 16) % 2**63)  # of dropout
         pairs = [self.subsets[i].pairs[row] for i, row in ours]
-        digests = item_digests([pair.target for pair in pairs])
-        ids = torch.tensor([self.target_ids[digests[pair.target]] for pair in pairs], device=self.accelerator.device)
+        ids = torch.tensor([self.target_ids[pair.target] for pair in pairs], device=self.accelerator.device)
         queries = self.encoder.prepare([pair.query for pair in pairs], "query")
         targets = self.encoder.prepare([pair.target for pair in pairs], "target")
         self.encoder.train()
@@ -174,6 +169,13 @@ class Trainer:
                 state = {key: file.get_tensor(f"{key} {name}") for key in ("exp_avg", "exp_avg_sq", "step")}
                 self.optimizer.state[weight] = {**state, "step": state["step"].cpu()}
             return int(file.metadata()["step"])
+
+
+def number_targets(subsets: Sequence[Subset]) -> dict[Item, int]:
+    """A number for every target, the same for targets of the same content and on every process."""
+    digests = item_digests(target for subset in subsets for target in subset.targets)
+    numbers = {digest: i for i, digest in enumerate(sorted(set(digests.values())))}
+    return {item: numbers[digest] for item, digest in digests.items()}
 
 
 def check_image_fits(embedder: Embedder) -> None:

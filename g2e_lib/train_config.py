@@ -59,7 +59,7 @@ class TrainConfig:
     steps: int = 60
     pairs_per_step: int = 64
     chunk_size: int = 128
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     warmup_steps: int = 6
     weight_decay: float = 0.0
     max_gradient_norm: float = 1.0
