@@ -164,7 +164,7 @@ def compare_arms(
         records: what Laboratory.run returned, for each arm one record a seed.
         rows: evaluation rows by dataset name.
         facts: `meta_task` and `distribution` by dataset name.
-        baselines: arms that all others are compared with.
+        baselines: arms that all later ones are compared with.
         seed: of the bootstrap.
 
     Returns:
@@ -182,8 +182,9 @@ def compare_arms(
             "seconds": [one["seconds"] for one in some if "seconds" in one],
             "log": [one["log"] for one in some if "log" in one],
         }
+    names = list(records)
     differences = {
-        baseline: {n: summarize(shares[n], facts, shares[baseline], seed) for n in records if n != baseline}
+        baseline: {n: summarize(shares[n], facts, shares[baseline], seed) for n in names[names.index(baseline) + 1 :]}
         for baseline in baselines
     }
     return {"datasets": describe_datasets(rows, facts), "arms": arms, "differences": differences}

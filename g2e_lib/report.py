@@ -175,7 +175,8 @@ def learning_curve_figure(records: Sequence[dict[str, Any]]) -> Figure:
 
 def paper_row(label: str, row: pd.Series) -> dict[str, str]:
     """A row of published scores by group; what was not published is a dash."""
-    cells = {TITLES[g]: f"{row[g]:.1f}" if g in row and pd.notna(row[g]) else "–" for g in GROUPS}
+    scores = {group: row.get(group.lower()) for group in GROUPS}
+    cells = {TITLES[group]: f"{score:.1f}" if pd.notna(score) else "–" for group, score in scores.items()}
     return {"": label, **cells, "n": "–"}
 
 
