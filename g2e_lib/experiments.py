@@ -217,8 +217,8 @@ def run_ablations(
     Returns:
         Also `questions` (names of arms), `base` (its name) and `base_names` (all arms that equal it).
     """
-    arms = {arm.name: arm for some in questions.values() for arm in some}
-    records = run_arms(laboratory, [base, *arms.values()], seeds)
+    arms = {arm.name: arm for arm in (base, *(arm for some in questions.values() for arm in some))}
+    records = run_arms(laboratory, list(arms.values()), seeds)
     metrics = compare_arms(records, laboratory.rows, laboratory.facts, [base.name])
     equal = [name for name, one in records.items() if [r["log"] for r in one] == [r["log"] for r in records[base.name]]]
     names = {question: [arm.name for arm in some] for question, some in questions.items()}

@@ -19,6 +19,7 @@ from g2e_lib.provenance import environment
 from g2e_lib.store import write_json
 
 KERNEL = "python3"
+QUIET_KERNEL = ["--Application.log_level=ERROR"]  # its start-up warnings are not about the notebooks
 
 
 class UsageError(ValueError):
@@ -138,7 +139,13 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
-            notebook, output, parameters, kernel_name=KERNEL, cwd=config.ROOT, progress_bar=sys.stderr.isatty()
+            notebook,
+            output,
+            parameters,
+            kernel_name=KERNEL,
+            cwd=config.ROOT,
+            progress_bar=sys.stderr.isatty(),
+            extra_arguments=QUIET_KERNEL,
         )
     except PapermillExecutionError as error:
         raise RuntimeError(

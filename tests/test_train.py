@@ -1,0 +1,236 @@
+"""Training: batches, exact resumption, distribution, adapters, and settings that cannot work."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from g2e_lib import train as training
+from g2e_lib.embedder import Embedder
+from g2e_lib.mining import load_subsets, mine_subset, save_clusters
+from g2e_lib.saha import Miner
+from g2e_lib.store import Store
+from g2e_lib.train import Trainer, check_image_fits, cluster_batches, read_log, train
+from g2e_lib.train_config import TrainConfig, read_config
+
+SUBSETS = ("ObjectName", "CaptionT2I", "Crop")
+
+
+@pytest.fixture
+def config(small_build, tmp_path):
+    return TrainConfig(
+        folder=str(tmp_path / "run"),
+        data=str(small_build / "train"),
+        subsets=SUBSETS,
+        steps=4,
+        pairs_per_step=6,
+        chunk_size=5,
+        warmup_steps=1,
+        lora_dropout=0.2,
+        save_every=2,
+    )
+
+
+@pytest.fixture
+def clusters(config, embedder, tmp_path):
+    """A file of clusters mined from the small build."""
+    subsets = load_subsets(training.Path(config.data), SUBSETS)
+    store, miner = Store(tmp_path / "store"), Miner("saha", 2)
+    mined = {s.name: mine_subset(embedder, s, miner, False, store)["clusters"] for s in subsets}
+    path = tmp_path / "clusters.json"
+    save_clusters(path, mined, subsets, miner, embedder)
+    return path
+
+
+def weights(adapter):
+    return load_file(adapter / "adapter_model.safetensors")
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+# --- batches -------------------------------------------------------------------------------------------------------
+
+
+def test_batches_hold_whole_clusters_and_a_fixed_number_of_pairs():
+    clusters = [[(0, 3 * i + j) for j in range(3)] for i in range(7)]
+    batches = cluster_batches(clusters, 8, seed=1)
+    for _ in range(20):
+        batch = next(batches)
+        assert len(batch) == 8
+        starts = [row // 3 for _, row in batch]
+        assert starts[:6] == [c for c in dict.fromkeys(starts[:6]) for _ in range(3)]  # two whole ones, one cut
+        assert batch[6][1] % 3 == 0  # cut from its end: the anchor stays
+    first, again, other = (next(cluster_batches(clusters, 21, seed)) for seed in (1, 1, 2))
+    assert first == again != other
+    assert sorted(first) == [(0, row) for row in range(21)]  # an epoch uses every cluster once
+
+
+def test_learning_rate_warms_up_and_decays_to_zero(config):
+    trainer = object.__new__(Trainer)
+    trainer.config = replace(config, steps=10, warmup_steps=4, learning_rate=1.0)
+    rates = [trainer.learning_rate(step) for step in range(10)]
+    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+
+
+# --- runs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("killed_before", [1, 3, 4])
+def test_a_killed_run_ends_with_the_same_weights(config, tmp_path, monkeypatch, killed_before):
+    expected = weights(train(config))
+    resumed = replace(config, folder=str(tmp_path / "again"))
+    step = Trainer.step
+
+    def dying_step(self, number, rows):
+        if number + 1 == killed_before:
+            raise KeyboardInterrupt
+        return step(self, number, rows)
+
+    monkeypatch.setattr(Trainer, "step", dying_step)
+    with pytest.raises(KeyboardInterrupt):
+        train(resumed)
+    monkeypatch.setattr(Trainer, "step", step)
+    assert_equal(weights(train(resumed)), expected)
+    log = read_log(tmp_path / "again")
+    assert [record["step"] for record in log] == [1, 2, 3, 4]
+    assert {"loss", "gradient_norm", "hardest_negative_similarity", "pairs_per_second", "peak_memory_mib"} <= set(
+        log[0]
+    )
+
+
+def test_chunks_do_not_change_a_run_and_seeds_do(config, tmp_path):
+    config = replace(config, lora_dropout=0.0)
+    one = weights(train(config))
+    chunked = weights(train(replace(config, chunk_size=100, folder=str(tmp_path / "b"))))
+    for name, value in one.items():
+        torch.testing.assert_close(value, chunked[name], atol=1e-5, rtol=0)
+    other = weights(train(replace(config, seed=1, folder=str(tmp_path / "c"))))
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_training_on_clusters_lowers_the_loss(config, clusters, tmp_path):
+    losses = {}
+    for name, breaks in (("clusters", False), ("broken", True)):
+        changes = {"steps": 12, "folder": str(tmp_path / name), "clusters": str(clusters), "breaks_clusters": breaks}
+        train(replace(config, learning_rate=2e-3, lora_dropout=0.0, **changes))
+        losses[name] = [record["loss"] for record in read_log(tmp_path / name)]
+    assert np.mean(losses["clusters"][-3:]) < np.mean(losses["clusters"][:3])
+    assert losses["clusters"] != losses["broken"]
+
+
+def test_a_finished_run_is_left_alone_and_another_is_refused(config):
+    adapter = train(config)
+    changed = (adapter / "adapter_model.safetensors").stat().st_mtime_ns
+    train(config)
+    assert (adapter / "adapter_model.safetensors").stat().st_mtime_ns == changed
+    with pytest.raises(ValueError, match=r"holds a run with learning_rate 0.001 instead of 0.5: choose another folder"):
+        train(replace(config, learning_rate=0.5))
+
+
+def test_an_adapter_has_its_card_and_embeds(config, embedder):
+    adapter = train(config)
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == "glyphworld-base"
+    card = (adapter / "README.md").read_text()
+    assert "base_model: glyphworld-base" in card
+    assert "| steps x pairs | 4 x 6 |" in card
+    adapted = Embedder.from_pretrained("glyphworld-base", adapter=adapter, device="cpu", dtype="float32")
+    trainer = Trainer(config, Accelerator())
+    trainer.load_state(training.Path(config.folder) / training.STATE)
+    found, expected = adapted.encode(["a red sun", "what?"]), trainer.embedder.encode(["a red sun", "what?"])
+    np.testing.assert_allclose(found, expected, atol=1e-5)  # merged as unmerged
+    assert np.abs(found - embedder.encode(["a red sun", "what?"])).max() > 1e-4
+
+
+def test_dora_and_vision_layers_can_be_trained(config):
+    adapter = train(replace(config, use_dora=True, steps=1, lora_targets=r".*(visual.*qkv|layers\.0.*q_proj)"))
+    names = set(weights(adapter))
+    assert any("visual" in name for name in names)
+    assert any("magnitude" in name for name in names)
+
+
+def launch(path, processes):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "g2e_lib.train", path]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_two_processes_equal_one(config, clusters, tmp_path):
+    config = replace(config, lora_dropout=0.0, clusters=str(clusters), pairs_per_step=7)  # shares of 3 and 4 pairs
+    expected = weights(train(config))
+    settings = asdict(replace(config, folder=str(tmp_path / "two"))) | {"subsets": list(SUBSETS)}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    done = launch(tmp_path / "config.yaml", 2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name, value in weights(tmp_path / "two" / "adapter").items():
+        torch.testing.assert_close(value, expected[name], atol=2e-4, rtol=0)
+    losses = [[r["loss"] for r in read_log(tmp_path / folder)] for folder in ("run", "two")]
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+# --- what cannot work ----------------------------------------------------------------------------------------------
+
+
+def test_image_tokens_are_never_cut(config):
+    with pytest.raises(ValueError, match="max_length 40 and max_pixels 16384 conflict: an image may take 16 tokens"):
+        train(replace(config, max_length=40))
+    short = Embedder.from_pretrained("glyphworld-base", prompt="none", max_length=40)
+    check_image_fits(short)  # without the system message it fits
+    with pytest.raises(ValueError, match="max_pixels 1048576 conflict"):
+        train(replace(config, max_pixels=2**20, max_length=1000))
+
+
+def test_out_of_memory_names_the_setting(config, monkeypatch):
+    def greedy(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Trainer, "step", greedy)
+    with pytest.raises(RuntimeError, match="out of memory in step 1 with chunk_size 5: lower it"):
+        train(config)
+
+
+def test_layers_that_do_not_exist(config):
+    with pytest.raises(ValueError, match="lora_targets 'nothing' fit no layer"):
+        train(replace(config, lora_targets="nothing"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rate": 1}, "unknown setting 'rate': choose among folder, data"),
+        ({"steps": "many"}, "steps takes a int, not 'many'"),
+        ({"subsets": "ObjectName"}, "subsets takes a tuple"),
+        ({"steps": 0}, "steps is 0, but must be at least 1"),
+        ({"fraction": 2.0}, "fraction is 2.0"),
+        ({"subsets": []}, "subsets is empty"),
+    ],
+)
+def test_bad_settings_are_named(values, message, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"folder": "a", "data": "b", "subsets": ["ObjectName"], **values}))
+    with pytest.raises(ValueError, match=message):
+        read_config(path)
+
+
+def test_bad_files_are_named(tmp_path, capsys):
+    with pytest.raises(ValueError, match="there is no configuration file"):
+        read_config(tmp_path / "none.yaml")
+    (tmp_path / "short.yaml").write_text("folder: a\n")
+    with pytest.raises(ValueError, match="lacks the setting 'data'"):
+        read_config(tmp_path / "short.yaml")
+    assert training.main([]) == 2
+    assert training.main([str(tmp_path / "short.yaml")]) == 1
+    assert "train: " in capsys.readouterr().err
