@@ -323,6 +323,18 @@ def training_claims(metrics: Mapping[str, Any], profile: str) -> pd.DataFrame:
 # --- ablations -----------------------------------------------------------------------------------------------------
 
 
+QUESTIONS = {
+    "structure": "parts taken away",
+    "top_k": "hard negatives of a cluster, K",
+    "pool_mult": "pool multiplier, m",
+    "temperature": "temperature of InfoNCE",
+    "duplicates": "targets identical to a positive",
+    "prompt": "prompt used throughout",
+    "lora_rank": "rank of the adapter",
+    "fraction": "share of the training pairs",
+}
+
+
 def ablation_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
     """Every point of every question: scores, and the difference to the base arm on the same queries."""
     rows = []
@@ -340,7 +352,7 @@ def ablation_figure(metrics: Mapping[str, Any], question: str) -> Figure:
     """One question: overall, IND and OOD by setting; the base arm is marked."""
     use_style()
     names = metrics["questions"][question]
-    figure, axis = plt.subplots(figsize=(max(2.4, 0.75 * len(names) + 0.9), 2.4))
+    figure, axis = plt.subplots(figsize=(max(3.0, 0.75 * len(names) + 1.5), 2.4))
     for group, colour, shift in zip(
         ("overall", "IND", "OOD"), sns.color_palette("colorblind"), (0, -0.12, 0.12), strict=False
     ):
@@ -353,8 +365,8 @@ def ablation_figure(metrics: Mapping[str, Any], question: str) -> Figure:
     labels = [f"{n} (base)" if n in metrics["base_names"] else n for n in names]
     axis.set_xticks(range(len(names)), [fill(label, 14) for label in labels], fontsize=6)
     axis.set_ylabel("hit@1 (%)")
-    axis.set_title(question)
-    axis.legend(frameon=False, fontsize=6)
+    axis.set_title(QUESTIONS.get(question, question))
+    axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axis.margins(x=0.15)
     figure.tight_layout(pad=0.4)
     return figure
