@@ -28,7 +28,7 @@ from g2e_lib.provenance import environment, processor_name
 from g2e_lib.train import add_adapter
 from g2e_lib.train_config import TrainConfig
 
-CHUNK = 16
+CHUNK = 128
 
 
 def encoder_with_adapter() -> Encoder:
@@ -117,7 +117,7 @@ def main() -> None:
     """Measure, print and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--pairs", type=int, default=256)
+    parser.add_argument("--pairs", type=int, default=512)
     options = parser.parse_args()
     encoder = encoder_with_adapter()
     batch = caption_pairs(encoder, options.pairs)

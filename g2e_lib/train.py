@@ -59,12 +59,15 @@ def cluster_batches(clusters: Sequence[list[Row]], pairs_per_step: int, seed: in
     epoch, waiting = 0, []
     while True:
         batch: list[Row] = []
+        taken: list[int] = []  # by this batch, so that the end of one epoch and the start of the next do not meet in it
         while len(batch) < pairs_per_step:
             if not waiting:
-                waiting = list(clusters)
+                waiting = list(range(len(clusters)))
                 random.Random(f"clusters {seed} {epoch}").shuffle(waiting)
+                waiting.sort(key=lambda number: number not in taken)  # popped from the end: those taken come last
                 epoch += 1
-            batch += waiting.pop()[: pairs_per_step - len(batch)]
+            taken.append(waiting.pop())
+            batch += clusters[taken[-1]][: pairs_per_step - len(batch)]
         yield batch
 
 
@@ -101,7 +104,7 @@ class Trainer:
         self.settings = {**asdict(config), **content}
         torch.manual_seed(config.seed)  # of the adapter's initial weights, alike on every process
         self.adapted = add_adapter(self.embedder, config)
-        self.encoder = Encoder(self.embedder)
+        self.encoder = Encoder(self.embedder).eval()
         self.weights = {n: p for n, p in self.adapted.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self.weights.values(), lr=0.0, weight_decay=config.weight_decay)
         self.cache = GradCache(self.encoder, self._loss, config.chunk_size)
@@ -341,7 +344,7 @@ def save_adapter(trainer: Trainer, folder: Path) -> None:
     """Write the adapter in PEFT's format with its log and a model card; it appears at its place as a whole."""
     config, records = trainer.config, read_log(folder)
     partial = folder / f".{ADAPTER}"
-    trainer.adapted.save_pretrained(partial)
+    trainer.adapted.save_pretrained(partial, save_embedding_layers=False)  # none train; else peft asks the hub
     write_text(partial / "training.jsonl", "".join(json.dumps(record) + "\n" for record in records))
     made_on = environment()
     facts = {

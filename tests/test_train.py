@@ -75,6 +75,7 @@ def test_batches_hold_whole_clusters_and_a_fixed_number_of_pairs():
     first, again, other = (next(cluster_batches(clusters, 21, seed)) for seed in (1, 1, 2))
     assert first == again != other
     assert sorted(first) == [(0, row) for row in range(21)]  # an epoch uses every cluster once
+    assert len(next(cluster_batches(clusters, 50, seed=0))) == 50  # fewer clusters than a batch holds: repeated
 
 
 def test_learning_rate_warms_up_and_decays_to_zero(config):
