@@ -14,7 +14,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from g2e_lib.provenance import environment, processor_name
+from g2e_lib.provenance import environment, memory_mib, processor_name, reset_peak_memory
 from g2e_lib.saha import POOL_MULT, TOP_K, mine_clusters
 
 CASES = {  # rows, dimensions, unique targets
@@ -73,16 +73,10 @@ def peak_above_inputs(case: tuple[int, int, int]) -> float:
     """MiB that mining adds to what is resident with the inputs; run in a process of its own, on Linux."""
     pairs = make_pairs(*case)
     mine_clusters(*(one[:50] for one in pairs[:2]), np.arange(50))  # code and libraries are loaded
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts again from what is resident now
-    before = resident("VmRSS")
+    reset_peak_memory()
+    before = memory_mib("VmRSS")
     mine_clusters(*pairs)
-    return round((resident("VmHWM") - before) / 1024, 1)
-
-
-def resident(field: str) -> int:
-    """KiB of memory: VmRSS now, VmHWM at the peak."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+    return round(memory_mib() - before, 1)
 
 
 def floor_seconds(case: tuple[int, int, int], clusters: int) -> float:

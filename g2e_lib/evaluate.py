@@ -197,7 +197,7 @@ Counts = Mapping[str, Sequence[Sequence[int]]]  # for each dataset [part, whole]
 
 
 def _ratio_samples(counts: Counts, rng: np.random.Generator) -> tuple[float, np.ndarray, int]:
-    """The mean over datasets of sum(part) / sum(whole), bootstrap samples of it over units, and the sum of wholes."""
+    """The mean over datasets of sum(part) / sum(whole), bootstrap samples of it over units, and the number of units."""
     values, samples, n = [], [], 0
     for name in sorted(counts):
         units = np.array(counts[name], dtype=np.float64).reshape(-1, 2)
@@ -206,7 +206,7 @@ def _ratio_samples(counts: Counts, rng: np.random.Generator) -> tuple[float, np.
         drawn = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), size=BOOTSTRAP_SAMPLES) @ units
         values.append(units[:, 0].sum() / units[:, 1].sum())
         samples.append(drawn[:, 0] / np.maximum(drawn[:, 1], 1))
-        n += int(units[:, 1].sum())
+        n += len(units)
     if not values:
         raise ValueError("there is nothing to count: mine clusters with at least one negative")
     return float(np.mean(values)), np.mean(samples, axis=0), n
@@ -233,12 +233,16 @@ def estimate_ratio(counts: Counts, seed: int = 0) -> Estimate:
 
 
 def difference_of_ratios(counts: Counts, subtracted: Counts, seed: int = 0) -> Estimate:
-    """One share minus another, in points; the units are different ones, so both are resampled independently.
+    """One share minus another, in points, over the datasets that have something to count in both.
+
+    The units (such as clusters of two miners) are different ones, so both are resampled independently; n is their sum.
 
     Raises:
         ValueError: there is nothing to count.
     """
     rng = np.random.default_rng(seed)
+    here, there = ({n for n, units in one.items() if sum(w for _, w in units)} for one in (counts, subtracted))
+    counts, subtracted = ({n: one[n] for n in here & there} for one in (counts, subtracted))
     (one, one_samples, n), (other, other_samples, m) = _ratio_samples(counts, rng), _ratio_samples(subtracted, rng)
     return _ratio_estimate(one - other, one_samples - other_samples, n + m)
 

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from g2e_lib.store import Store
 from g2e_lib.train import read_log, train
 from g2e_lib.train_config import TrainConfig
 
-# Source files that decide what comes out of a run.
-CODE = ("embedder.py", "encoder.py", "gradcache.py", "mining.py", "qwen2vl.py", "saha.py", "train.py")
+# Source files that decide what training gives, and what its evaluation gives.
+TRAIN_CODE = ("data.py", "embedder.py", "encoder.py", "gradcache.py", "mining.py", "processor.py", "prompts.py")
+TRAIN_CODE += ("qwen2vl.py", "saha.py", "train.py", "train_config.py")
+TEST_CODE = ("checkpoint.py", "data.py", "embedder.py", "evaluate.py", "processor.py", "prompts.py", "qwen2vl.py")
+LIBRARIES = ("torch", "transformers", "peft", "accelerate")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Laboratory:
 
     Args:
         data: folder of training subsets.
-        subsets: their names.
+        subsets: facts about those to train on by name; `meta_task` decides how SaHa mines them.
         rows: evaluation rows by dataset name.
         facts: `meta_task` and `distribution` by dataset name.
         cache: folder for runs, clusters and results.
@@ -57,7 +61,7 @@ class Laboratory:
     def __init__(
         self,
         data: Path,
-        subsets: Sequence[str],
+        subsets: Mapping[str, Mapping[str, Any]],
         rows: Mapping[str, Sequence[EvalRow]],
         facts: Mapping[str, Mapping[str, Any]],
         cache: Path,
@@ -65,6 +69,7 @@ class Laboratory:
         is_fresh: bool = False,
     ) -> None:
         self.data, self.names, self.rows, self.facts, self.cache = data, tuple(subsets), rows, facts, cache
+        self.labelled = labelled_subsets(subsets)
         self.common, self.is_fresh = dict(common), is_fresh
         self.embeddings, self.results = Store(cache / "embeddings", is_fresh), Store(cache / "results", is_fresh)
         self.digests = item_digests(i for one in rows.values() for row in one for i in (row.query, *row.candidates))
@@ -91,22 +96,23 @@ class Laboratory:
         """Mine, train and evaluate one arm with one seed, or recall it.
 
         Returns:
-            `right` (answers as a string of 0 and 1 by dataset), `log` (records of training), `seconds` of training,
-            and `negatives`: rows of clusters, or None.
+            `right` (answers as a string of 0 and 1 by dataset), `log` (records of training) and `seconds` of training.
         """
         settings = {**self.common, **arm.settings, "prompt": arm.prompt, "seed": seed}
         config = TrainConfig(folder="", data=str(self.data), subsets=self.names, **settings)
         _, pairs = self.subsets(config.fraction)
         described = {k: v for k, v in asdict(config).items() if k not in ("folder", "data", "images", "save_every")}
         miner = replace(arm.miner, seed=seed) if arm.miner else None
-        key = {
-            "train": described | {"model": self.weights},
-            "miner": asdict(miner) if miner else None,
+        trained = {
+            "settings": described | {"model": self.weights},
+            "device and dtype": self.device_and_dtype(),
+            "miner": [asdict(miner), sorted(self.labelled)] if miner else None,
             "pairs": pairs,
-            "tested on": self.tested,
-            "code": code_fingerprint(CODE),
+            "code": code_fingerprint(TRAIN_CODE),
+            "libraries": {name: version(name) for name in LIBRARIES},
         }
-        return self.results.json(key, lambda: self._run(config, miner, self.cache / "runs" / fingerprint(key)))
+        key = {"trained": trained, "tested on": self.tested, "code": code_fingerprint(TEST_CODE)}
+        return self.results.json(key, lambda: self._run(config, miner, self.cache / "runs" / fingerprint(trained)))
 
     def _run(self, config: TrainConfig, miner: Miner | None, folder: Path) -> dict[str, Any]:
         if self.is_fresh:
@@ -127,8 +133,7 @@ class Laboratory:
         """A file of clusters mined with the base model under the arm's prompt."""
         subsets, _ = self.subsets(config.fraction)
         embedder = Embedder.from_pretrained(self.model, prompt=config.prompt, dtype=config.dtype)
-        labelled = labelled_subsets(self.facts)
-        mined = {s.name: mine_subset(embedder, s, miner, s.name in labelled, self.embeddings) for s in subsets}
+        mined = {s.name: mine_subset(embedder, s, miner, s.name in self.labelled, self.embeddings) for s in subsets}
         path = self.cache / "clusters" / f"{fingerprint([one['clusters'] for one in mined.values()])}.json"
         save_clusters(path, {name: one["clusters"] for name, one in mined.items()}, subsets, miner, embedder)
         return path
@@ -169,7 +174,7 @@ def compare_arms(
 
     Returns:
         `datasets`: facts; `arms`: by name `groups`, `datasets`, `overall_by_seed`, `seconds` and `log` of every seed;
-        `differences`: by baseline and arm estimates by group.
+        `differences`: by baseline and arm estimates by group, with `overall_by_seed`.
     """
     shares = {name: answers(some) for name, some in records.items()}
     arms = {}
@@ -183,10 +188,14 @@ def compare_arms(
             "log": [one["log"] for one in some if "log" in one],
         }
     names = list(records)
-    differences = {
-        baseline: {n: summarize(shares[n], facts, shares[baseline], seed) for n in names[names.index(baseline) + 1 :]}
-        for baseline in baselines
-    }
+    differences: dict[str, dict[str, Any]] = {}
+    for baseline in baselines:
+        theirs = arms[baseline]["overall_by_seed"]
+        for name in names[names.index(baseline) + 1 :]:
+            ours = arms[name]["overall_by_seed"]
+            by_seed = [a - b for a, b in zip(ours, theirs * len(ours) if len(theirs) == 1 else theirs, strict=False)]
+            groups = summarize(shares[name], facts, shares[baseline], seed)
+            differences.setdefault(baseline, {})[name] = {**groups, "overall_by_seed": by_seed}
     return {"datasets": describe_datasets(rows, facts), "arms": arms, "differences": differences}
 
 

@@ -4,8 +4,9 @@ Knows nothing of models or files. B queries, M targets in the batch (M >= B: tar
 further ones are negatives of everybody), D embedding size; under distribution, those of all processes together.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
+from zlib import crc32
 
 import torch
 import torch.distributed as dist
@@ -56,11 +57,12 @@ class GradCache:
 
     All chunks are first encoded without a graph; the loss gives the gradient with respect to every embedding; then
     each chunk is encoded again, with the same random state, and back-propagates its part. The price is a second
-    forward pass, about a third more time; the gradients are those of one big batch. The last chunk needs none, and a
-    batch that fits into one chunk is a plain step.
+    forward pass, a third more operations (half where most weights are frozen); the gradients are those of one big
+    batch. The last chunk needs none, and a batch that fits into one chunk is a plain step.
 
     Under torch.distributed the loss is that of all processes' batch, which may be of unequal sizes, and gradients
-    are summed over processes once, at the end of a step: every process is left with the gradient of the whole.
+    are summed over processes once, at the end of a step: every process is left with the gradient of the whole. The
+    loss is computed in float32 or better, whatever autocast says.
 
     Args:
         encode: any function or module from a chunk (a slice of what `step` is given) to its (n, D) embeddings. A
@@ -91,10 +93,12 @@ class GradCache:
             () the loss, detached; the same on every process.
 
         Raises:
-            ValueError: no queries.
+            ValueError: no queries, or fewer targets than queries.
         """
         if not len(queries):
             raise ValueError("a step needs at least one query on every process: make the batch larger")
+        if len(targets) < len(queries):
+            raise ValueError(f"{len(queries)} queries have only {len(targets)} targets: give each its positive first")
         chunks = [*self._chunks(queries), *self._chunks(targets)]
         room = self.chunk_size
         first_kept = len(chunks)  # the last chunks keep their graphs as long as these fit: no need to encode them twice
@@ -113,14 +117,16 @@ class GradCache:
         sizes = [len(one) for one in embeddings]
         loss, gradient = self._loss_gradient(torch.cat(embeddings), len(queries), target_ids)
         parts = gradient.split(sizes)
-        leaves = _leaves(self.encode, kept[-1]) if _world_size() > 1 else []
+        reduction = _Reduction(self.encode)
+        reduction.include(kept)
         torch.autograd.backward(kept, [part.to(one.dtype) for part, one in zip(parts[first_kept:], kept, strict=True)])
         del kept
         for chunk, state, part in zip(chunks, states, parts, strict=False):
             with _replayed(state):
                 again = self.encode(chunk)
+            reduction.include([again])
             again.backward(part.to(again.dtype))
-        _sum_gradients(leaves)
+        reduction.finish()
         return loss
 
     def _chunks(self, items: Sequence) -> Iterator[Sequence]:
@@ -129,8 +135,9 @@ class GradCache:
 
     def _loss_gradient(self, embeddings: Tensor, count: int, target_ids: Tensor | None) -> tuple[Tensor, Tensor]:
         """The loss of the global batch, and its gradient with respect to this process's (B + M, D) embeddings."""
-        local = embeddings.detach().requires_grad_()
-        with torch.enable_grad():
+        is_half = embeddings.dtype in (torch.bfloat16, torch.float16)
+        local = (embeddings.float() if is_half else embeddings).detach().requires_grad_()
+        with torch.enable_grad(), torch.autocast(local.device.type, enabled=False):
             queries = _gather(local[:count])
             positives, extra = _gather(local[count : 2 * count]), _gather(local[2 * count :])
             arguments = [queries, torch.cat((positives, extra))]
@@ -189,10 +196,52 @@ def _gather(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _leaves(encode: Callable, output: Tensor) -> list[Tensor]:
-    """The tensors whose gradients are to be summed: a module's parameters, or whatever `output` was computed from."""
-    if isinstance(encode, nn.Module):
-        return [p for p in encode.parameters() if p.requires_grad]
+class _Reduction:
+    """Sums over processes what one step adds to gradients, all in one message; does nothing on a single process.
+
+    What `.grad` held before the step is set aside and added again, or it would be summed as well.
+    """
+
+    def __init__(self, encode: Callable) -> None:
+        self.is_needed = _world_size() > 1
+        self.earlier: dict[Tensor, Tensor | None] = {}  # in the same order on every process
+        self.is_module = isinstance(encode, nn.Module)
+        if self.is_needed and self.is_module:
+            self._add(p for p in encode.parameters() if p.requires_grad)
+
+    def include(self, outputs: Sequence[Tensor]) -> None:
+        """Find, before they are back-propagated, what a function's outputs were computed from."""
+        if self.is_needed and not self.is_module:
+            for output in outputs:
+                self._add(_leaves(output))
+
+    def _add(self, leaves: Iterable[Tensor]) -> None:
+        for leaf in leaves:
+            if leaf not in self.earlier:
+                self.earlier[leaf], leaf.grad = leaf.grad, None
+
+    def finish(self) -> None:
+        """Sum, and leave the whole gradient in `.grad`; a missing one counts as zero.
+
+        Raises:
+            ValueError: the processes do not have the same weights to sum.
+        """
+        if not self.is_needed:
+            return
+        shapes = str([tuple(leaf.shape) for leaf in self.earlier]).encode()
+        flat = torch.cat([torch.zeros_like(w).flatten() if w.grad is None else w.grad.flatten() for w in self.earlier])
+        same = torch.tensor([crc32(shapes), -crc32(shapes)], device=flat.device)
+        dist.all_reduce(same, dist.ReduceOp.MAX)
+        if same[0] != -same[1]:
+            raise ValueError("processes computed with different weights: give GradCache a module instead of a function")
+        dist.all_reduce(flat)
+        parts = flat.split([leaf.numel() for leaf in self.earlier])
+        for (leaf, earlier), part in zip(self.earlier.items(), parts, strict=True):
+            leaf.grad = part.view_as(leaf).clone() if earlier is None else earlier + part.view_as(leaf)
+
+
+def _leaves(output: Tensor) -> list[Tensor]:
+    """Whatever with a gradient `output` was computed from."""
     leaves, waiting, seen = [], [output.grad_fn], set()
     while waiting:
         node = waiting.pop()
@@ -203,21 +252,3 @@ def _leaves(encode: Callable, output: Tensor) -> list[Tensor]:
             leaves.append(node.variable)
         waiting += [following for following, _ in node.next_functions]
     return leaves
-
-
-def _sum_gradients(leaves: list[Tensor]) -> None:
-    """Sum `.grad` over processes, all in one message; a missing gradient counts as zero.
-
-    Raises:
-        ValueError: the processes do not have the same number of values to sum.
-    """
-    if not leaves:
-        return
-    flat = torch.cat([(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad).flatten() for leaf in leaves])
-    size = torch.tensor([len(flat), -len(flat)], device=flat.device)
-    dist.all_reduce(size, dist.ReduceOp.MAX)
-    if size[0] != -size[1]:
-        raise ValueError("processes computed with different weights: give GradCache a module instead of a function")
-    dist.all_reduce(flat)
-    for leaf, part in zip(leaves, flat.split([leaf.numel() for leaf in leaves]), strict=True):
-        leaf.grad = part.view_as(leaf).clone()

@@ -84,6 +84,18 @@ def embed_subset(embedder: Embedder, subset: Subset, store: Store) -> tuple[np.n
     )
 
 
+def find_subset(subsets: Sequence[Subset], name: str) -> Subset:
+    """The subset of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = {subset.name: subset for subset in subsets}
+    if name not in found:
+        raise ValueError(f"there is no subset {name!r} here: choose one of {', '.join(found)}")
+    return found[name]
+
+
 def labelled_subsets(facts: Mapping[str, Mapping[str, Any]] | None = None) -> set[str]:
     """The labelled classification sets, in which SaHa does not sort in query space.
 
@@ -110,12 +122,20 @@ def mine_subset(
 
     Returns:
         `clusters` (lists of rows, anchor first) and `seconds` of mining, without embedding.
+
+    Raises:
+        ValueError: no query has a negative.
     """
     queries, targets = embed_subset(embedder, subset, store)
 
     def compute() -> dict[str, Any]:
         started = time.perf_counter()
         clusters = miner.mine(queries, targets, subset.positive_of, is_labelled, device)
+        if not clusters:
+            raise ValueError(
+                f"{miner.method} finds no negatives in subset {subset.name!r} ({len(subset.pairs)} pairs, "
+                f"{len(subset.targets)} distinct targets): leave it out, or use more of it"
+            )
         return {"clusters": [c.tolist() for c in clusters], "seconds": round(time.perf_counter() - started, 3)}
 
     key = {
@@ -207,13 +227,16 @@ def _one_line_a_cluster(text: str) -> str:
     return "\n".join(lines)
 
 
-def load_clusters(path: Path, subsets: Sequence[Subset], model: str = "") -> dict[str, list[list[int]]]:
+def load_clusters(
+    path: Path, subsets: Sequence[Subset], model: str = "", prompt: str = ""
+) -> dict[str, list[list[int]]]:
     """Read clusters and check that they belong to these subsets and this model.
 
     Args:
         path: written by save_clusters.
         subsets: the data they are to be used with.
         model: identity of the model they must have been mined with; "" allows any.
+        prompt: name of the prompt they must have been mined with; "" allows any.
 
     Returns:
         Lists of rows by subset name.
@@ -222,6 +245,10 @@ def load_clusters(path: Path, subsets: Sequence[Subset], model: str = "") -> dic
         ValueError: the file is missing or damaged, or was mined from other data or with another model.
     """
     document = read_json(path, made_by="notebook 02_mining")
+    if not isinstance(document, dict) or not {"model", "prompt", "subsets"} <= set(document):
+        raise ValueError(f"{path} is no file of clusters: give one that notebook 02_mining wrote")
+    if prompt and document["prompt"] != prompt:
+        raise ValueError(f"clusters {path} were mined under prompt {document['prompt']!r}, not {prompt!r}: mine again")
     if model and document["model"] != model:
         raise ValueError(
             f"clusters {path} were mined with another model ({document['model']}) than this one ({model}): mine again"

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 import sys
 import time
 from dataclasses import dataclass, field
@@ -41,6 +42,28 @@ def processor_name() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+LINUX_STATUS, LINUX_RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def reset_peak_memory() -> None:
+    """Let the peak start again from what is resident now, where the system can (Linux)."""
+    try:
+        LINUX_RESET.write_text("5", encoding="ascii")
+    except OSError:
+        return
+
+
+def memory_mib(field: str = "VmHWM") -> float:
+    """MiB of main memory: "VmHWM", the peak since the last reset, or "VmRSS", what is resident now.
+
+    Where the system does not tell, both are the peak since the process began.
+    """
+    if LINUX_STATUS.exists():
+        lines = LINUX_STATUS.read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 @dataclass

@@ -21,7 +21,7 @@ MARGIN = 0.1  # UniME's beta: a target nearer than the positive by more is taken
 MIN_BLOCK, MAX_BLOCK = 32, 256  # queries searched at once: enough for a matrix product, few enough to be wanted
 LOOKAHEAD = 80  # a block is at most this fraction of the unused rows; then under a tenth of the searches are wasted
 SILENT_ROWS = 50_000  # from here on mining takes seconds and shows a progress bar
-UNIT = 1e-4  # rows whose norm is this close to 1 are taken as they are
+UNIT = 1e-6  # rows whose norm is this close to 1 are taken as they are
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,15 @@ class _Pairs:
     """Checked inputs of a miner, and who owns which target."""
 
     def __init__(
-        self, query_embeddings: np.ndarray, target_embeddings: np.ndarray, positive_of: np.ndarray, top_k: int
+        self,
+        query_embeddings: np.ndarray,
+        target_embeddings: np.ndarray,
+        positive_of: np.ndarray,
+        top_k: int,
+        pool_mult: int = POOL_MULT,
     ) -> None:
+        if int(pool_mult) < 1:
+            raise ValueError(f"pool_mult is {pool_mult}, but must be at least 1")
         if int(top_k) < 1:
             raise ValueError(f"top_k is {top_k}, but a cluster needs at least 1 hard negative")
         self.queries = _as_rows(query_embeddings, "query_embeddings")
@@ -246,9 +253,7 @@ def mine_clusters(
     >>> mine_clusters(queries, queries, np.arange(3), top_k=2)
     [array([0, 1, 2])]
     """
-    pairs = _Pairs(query_embeddings, target_embeddings, positive_of, top_k)
-    if int(pool_mult) < 1:
-        raise ValueError(f"pool_mult is {pool_mult}, but must be at least 1")
+    pairs = _Pairs(query_embeddings, target_embeddings, positive_of, top_k, pool_mult)
     count = top_k * pool_mult
     used, clusters, left_over = np.zeros(len(pairs), dtype=bool), [], []
 
@@ -437,8 +442,13 @@ def explain_cluster(
         row: the anchor.
         top_k: K.
         pool_mult: m.
+
+    Raises:
+        ValueError: as `mine_clusters`, or there is no such row.
     """
-    pairs = _Pairs(query_embeddings, target_embeddings, positive_of, top_k)
+    pairs = _Pairs(query_embeddings, target_embeddings, positive_of, top_k, pool_mult)
+    if not 0 <= row < len(pairs):
+        raise ValueError(f"there is no row {row} to explain: rows go from 0 to {len(pairs) - 1}")
     ((targets, cosines),) = _Search(pairs, "cpu").nearest(np.array([row]), 2 * top_k * pool_mult)
     pool = targets[targets != positive_of[row]]
     nobody = np.zeros(len(pairs), dtype=bool)

@@ -6,8 +6,8 @@ save and ends with the same weights.
 """
 
 import json
+import os
 import random
-import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,12 +25,12 @@ from tqdm.auto import tqdm
 
 from g2e_lib.config import fingerprint
 from g2e_lib.data import Item, item_digests
-from g2e_lib.embedder import Embedder
+from g2e_lib.embedder import Embedder, default_device
 from g2e_lib.encoder import Encoder
 from g2e_lib.gradcache import GradCache, info_nce
 from g2e_lib.mining import Subset, data_digest, load_clusters, load_subsets
 from g2e_lib.prompts import VISION_BLOCK, render
-from g2e_lib.provenance import environment, processor_name
+from g2e_lib.provenance import environment, memory_mib, processor_name, reset_peak_memory
 from g2e_lib.store import atomic_path, write_json, write_text
 from g2e_lib.train_config import TrainConfig, read_config
 
@@ -46,7 +46,7 @@ def training_clusters(config: TrainConfig, subsets: Sequence[Subset], identity: 
     """What stays together in a batch: mined clusters, or single pairs."""
     if not config.clusters:
         return [[(i, row)] for i, subset in enumerate(subsets) for row in range(len(subset.pairs))]
-    mined = load_clusters(Path(config.clusters), subsets, identity)
+    mined = load_clusters(Path(config.clusters), subsets, identity, config.prompt)
     clusters = [[(i, row) for row in rows] for i, subset in enumerate(subsets) for rows in mined[subset.name]]
     return [[row] for cluster in clusters for row in cluster] if config.breaks_clusters else clusters
 
@@ -169,8 +169,10 @@ class Trainer:
         with safe_open(path, "pt", device=str(self.accelerator.device)) as file, torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(file.get_tensor(f"weight {name}"))
-                state = {key: file.get_tensor(f"{key} {name}") for key in ("exp_avg", "exp_avg_sq", "step")}
-                self.optimizer.state[weight] = {**state, "step": state["step"].cpu()}
+                stored = [key for key in file.keys() if key.endswith(f" {name}") and not key.startswith("weight ")]  # noqa: SIM118
+                state = {key.removesuffix(f" {name}"): file.get_tensor(key) for key in stored}
+                if state:  # a weight that has had no gradient yet has none
+                    self.optimizer.state[weight] = {**state, "step": state["step"].cpu()}
             return int(file.metadata()["step"])
 
 
@@ -236,9 +238,16 @@ def train(config: TrainConfig) -> Path:
     """
     folder = Path(config.folder)
     adapter = folder / ADAPTER
-    accelerator = Accelerator(
-        mixed_precision="bf16" if torch.cuda.is_available() and config.dtype != "float32" else "no"
-    )
+    is_cpu = default_device() == "cpu" or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    is_half = config.dtype != "float32" and not is_cpu
+    accelerator = Accelerator(cpu=is_cpu, mixed_precision="bf16" if is_half else "no")
+    if config.pairs_per_step < accelerator.num_processes:
+        raise ValueError(
+            f"pairs_per_step {config.pairs_per_step} is less than the {accelerator.num_processes} processes: raise it"
+        )
+    reset_peak_memory()
+    if not is_cpu:
+        torch.cuda.reset_peak_memory_stats()
     trainer = Trainer(config, accelerator)
     claim_folder(folder, trainer.settings, accelerator.is_main_process)
     accelerator.wait_for_everyone()
@@ -256,8 +265,8 @@ def train(config: TrainConfig) -> Path:
                 record = trainer.step(number, rows)
             except (torch.OutOfMemoryError, MemoryError):
                 raise RuntimeError(
-                    f"out of memory in step {number + 1} with chunk_size {config.chunk_size}: lower it (results stay "
-                    "the same) and start again, the run goes on from its last save"
+                    f"out of memory in step {number + 1} with chunk_size {config.chunk_size}: lower it and start "
+                    "again, the run goes on from its last save"
                 ) from None
             log.write(record | speed(len(rows), time.perf_counter() - started))
             bar.update()
@@ -272,12 +281,13 @@ def train(config: TrainConfig) -> Path:
 
 
 def speed(pairs: int, seconds: float) -> dict[str, float]:
-    """Pairs per second, and the most memory used so far."""
-    if torch.cuda.is_available():
-        peak = torch.cuda.max_memory_allocated() / 2**20
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    """Pairs per second, and the most memory the process or its GPU has used since the run began."""
+    peak = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_initialized() else memory_mib()
     return {"pairs_per_second": pairs / seconds, "peak_memory_mib": peak, "seconds": seconds}
+
+
+# Settings that may change before a run is resumed: where things are (their content is compared), and memory.
+NOT_THE_RUN = ("folder", "data", "images", "clusters", "model", "save_every", "chunk_size")
 
 
 def claim_folder(folder: Path, settings: dict, is_main: bool) -> None:
@@ -287,7 +297,7 @@ def claim_folder(folder: Path, settings: dict, is_main: bool) -> None:
         ValueError: it holds another one; the message names a setting that differs.
     """
     path = folder / CONFIG
-    settings = json.loads(json.dumps({k: v for k, v in settings.items() if k != "folder"}))
+    settings = json.loads(json.dumps({k: v for k, v in settings.items() if k not in NOT_THE_RUN}))
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
         if different := [name for name in settings if found.get(name) != settings[name]]:

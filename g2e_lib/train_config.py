@@ -1,12 +1,26 @@
 """The settings of a training run, and how they are read from a file. Needs no torch."""
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 # The linear layers of the language model; the vision tower stays as it is.
 LANGUAGE_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+AT_LEAST_ONE = (lambda value: value >= 1, "at least 1")
+LIMITS = {
+    **dict.fromkeys(("steps", "pairs_per_step", "chunk_size", "lora_rank", "save_every", "max_length"), AT_LEAST_ONE),
+    "warmup_steps": (lambda value: value >= 0, "at least 0"),
+    "fraction": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "lora_dropout": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    "temperature": (lambda value: value > 0, "above 0"),
+    "lora_init": (lambda value: value in ("gaussian", "kaiming"), "gaussian or kaiming"),
+    "dtype": (lambda value: value in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +40,7 @@ class TrainConfig:
         breaks_clusters: use the clusters' rows, each apart from the others (an ablation).
         steps: optimisation steps.
         pairs_per_step: query-target pairs in a step, over all processes; each has all others' targets as negatives.
-        chunk_size: items encoded at once; memory only.
+        chunk_size: items encoded at once; decides memory (and, with dropout, the masks).
         learning_rate: peak; linear warm-up and linear decay to zero.
         warmup_steps: steps of warm-up.
         weight_decay: of AdamW.
@@ -78,13 +92,15 @@ class TrainConfig:
     save_every: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("steps", "pairs_per_step", "chunk_size", "lora_rank", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction is {self.fraction}, but must be above 0 and at most 1")
         if not self.subsets:
             raise ValueError("subsets is empty: name at least one subset to train on")
+        for name, (is_right, rule) in LIMITS.items():
+            if not is_right(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but must be {rule}")
+        try:
+            re.compile(self.lora_targets)
+        except re.error as error:
+            raise ValueError(f"lora_targets {self.lora_targets!r} is no regular expression: {error}") from None
 
 
 def read_config(path: Path) -> TrainConfig:
@@ -97,18 +113,31 @@ def read_config(path: Path) -> TrainConfig:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"there is no configuration file {path}: write one with the settings of TrainConfig") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as a configuration file: {error}") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no settings: write one 'name: value' a line")
     known = {field.name: field for field in fields(TrainConfig)}
-    if unknown := sorted(set(values or ()) - set(known)):
+    if unknown := sorted(set(values) - set(known)):
         raise ValueError(f"{path} has the unknown setting {unknown[0]!r}: choose among {', '.join(known)}")
-    if missing := [n for n in ("folder", "data", "subsets") if n not in (values or ())]:
+    if missing := [n for n in ("folder", "data", "subsets") if n not in values]:
         raise ValueError(f"{path} lacks the setting {missing[0]!r}")
-    for name, value in values.items():
-        expected = tuple if name == "subsets" else known[name].type
-        value = tuple(value) if name == "subsets" and isinstance(value, list) else value
-        value = float(value) if expected is float and type(value) is int else value
-        if type(value) is not expected:
-            raise ValueError(f"{path}: {name} takes a {expected.__name__}, not {value!r}")
-        values[name] = value
-    return TrainConfig(**values)
+    return TrainConfig(**{name: _read_value(path, name, known[name].type, value) for name, value in values.items()})
+
+
+def _read_value(path: Path, name: str, kind: Any, value: Any) -> Any:  # noqa: ANN401
+    """A setting's value, of the setting's own type."""
+    if name == "subsets":
+        if isinstance(value, list) and all(isinstance(one, str) for one in value):
+            return tuple(value)
+        raise ValueError(f"{path}: subsets takes a list of names such as [CaptionT2I, Crop], not {value!r}")
+    if kind is float and type(value) in (int, str):  # YAML reads 1e-3 as a text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if type(value) is not kind:
+        raise ValueError(f"{path}: {name} takes a value of type {kind.__name__}, not {value!r}")
+    return value

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from g2e_lib.report import (
+    NOT_REPRODUCED,
+    REPRODUCED,
     TWO_COLUMNS,
     difference_claim,
     interval,
@@ -60,7 +62,7 @@ def steps_figure(anchor: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], 
 
     Args:
         anchor: `text` and `image` (a path or None) of the query.
-        steps: see mining.explain_anchor.
+        steps: see glyphworld.truth.explain_anchor.
         columns: panels in a row.
     """
     use_style()
@@ -107,7 +109,7 @@ def miners_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
                 "false negatives of anchors (%)": interval(everything["anchor"]),
                 "in the whole item (%)": interval(everything["trained"]),
                 "identical targets masked (%)": interval(everything["masked"]),
-                "judged": str(everything["trained"]["n"]),
+                "items judged": str(everything["trained"]["n"]),
                 "similarity of negatives": f"{one['hardness']:.3f}",
                 "of positives": f"{one['positive']:.3f}",
                 "clusters": str(one["clusters"]),
@@ -121,14 +123,19 @@ def miners_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def false_negatives_table(metrics: Mapping[str, Any], kind: str = "trained") -> pd.DataFrame:
-    """The true false-negative rate in percent by subset and miner, over all pairs of a cluster."""
+    """The true false-negative rate in percent by subset and miner, over all pairs of a cluster.
+
+    Intervals are over the clusters (items) that were judged, whose number is given in the order of the miners.
+    """
     subsets = next(iter(metrics["miners"].values()))["subsets"]
     rows = []
     for subset in subsets:
         row = {"subset": subset, "pairs": str(subsets[subset]["rows_of"]), "targets": str(subsets[subset]["targets"])}
+        row["items judged"] = " / ".join(str(one["subsets"][subset][kind]["n"]) for one in metrics["miners"].values())
         rows.append(row | {name: interval(one["subsets"][subset][kind]) for name, one in metrics["miners"].items()})
     for group, shown in metrics["groups"].items():
         row = {"subset": f"mean of {len(shown)}: {group}", "pairs": "–", "targets": "–"}
+        row["items judged"] = " / ".join(str(one["groups"][group][kind]["n"]) for one in metrics["miners"].values())
         rows.append(row | {name: interval(one["groups"][group][kind]) for name, one in metrics["miners"].items()})
     return pd.DataFrame(rows)
 
@@ -197,7 +204,7 @@ def mining_claims(metrics: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def training_table(metrics: Mapping[str, Any], profile: str) -> pd.DataFrame:
-    """Table 2: hit@1 after fine-tuning, beside the papers' rows; +- is the spread of the overall score over seeds."""
+    """Table 2: hit@1 after fine-tuning, beside the papers' rows; sd is the spread of the overall score over seeds."""
     rows = []
     if profile != "smoke":
         for name in ("gen2embed_mmeb", "unime_mmeb"):
@@ -209,7 +216,8 @@ def training_table(metrics: Mapping[str, Any], profile: str) -> pd.DataFrame:
     for name, arm in metrics["arms"].items():
         rows.append(our_row(f"{profile}: {name}", arm["groups"]) | {"seeds": _spread(arm["overall_by_seed"])})
     for baseline, others in metrics["differences"].items():
-        rows += [our_row(f"{name} - {baseline}", one, signed=True) | {"seeds": "–"} for name, one in others.items()]
+        for name, one in others.items():
+            rows.append(our_row(f"{name} - {baseline}", one, signed=True) | {"seeds": _spread(one["overall_by_seed"])})
     return pd.DataFrame(rows)
 
 
@@ -295,11 +303,26 @@ def training_figure(metrics: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def by_seed(difference: Mapping[str, Any]) -> str:
+    """The overall difference with each seed."""
+    return ", ".join(f"{value:+.1f}" for value in difference["overall_by_seed"])
+
+
+def seeded_verdict(difference: Mapping[str, Any]) -> str:
+    """Whether a difference is above zero over queries and with every seed; one seed alone is said to be one."""
+    values = difference["overall_by_seed"]
+    is_above = difference["overall"]["low"] > 0 and min(values) > 0
+    return (REPRODUCED if is_above else NOT_REPRODUCED) + (" (one seed)" if len(values) == 1 else "")
+
+
 PROMPT_GAIN = 4.8  # points the prompt adds to in-batch training, as Gen2Embed's first version states
 
 
 def training_claims(metrics: Mapping[str, Any], profile: str) -> pd.DataFrame:
-    """The claims about training, each a paired difference; reproduced if its whole interval is above zero."""
+    """The claims about training, each a paired difference.
+
+    Reproduced if its whole interval over queries is above zero, and so is the difference with every single seed.
+    """
     published = reference("gen2embed_mmeb").set_index(["setting", "method", "params"])["overall"]
     saha, plain = published["fine_tuned", "SaHa", "2.2B"], published["fine_tuned", "VLM2Vec", "2.2B"]
     zero_shot = published["zero_shot", "hierarchical prompt", "2.2B"]
@@ -316,7 +339,8 @@ def training_claims(metrics: Mapping[str, Any], profile: str) -> pd.DataFrame:
         shown = "positive" if paper is None else f"{paper:+.1f} points"
         if one:
             shown = "–" if profile == "smoke" else shown
-            claims.append(difference_claim(f"{statement}, overall", source, shown, one["overall"]))
+            claim = difference_claim(f"{statement}, overall", source, shown, one["overall"])
+            claims.append(claim | {"by seed": by_seed(one), "verdict": seeded_verdict(one)})
     return pd.DataFrame(claims)
 
 
@@ -379,13 +403,21 @@ def save_ablation_figures(metrics: Mapping[str, Any], folder: Path) -> None:
 
 
 def ablation_verdicts(metrics: Mapping[str, Any]) -> pd.DataFrame:
-    """For every change of one thing whether it helps or hurts overall: its interval lies on one side of zero."""
+    """For every change of one thing whether the overall score differs.
+
+    It does if the interval over queries lies on one side of zero, and so does the difference with every seed. With one
+    seed this is about one pair of weights, and among many changes one in twenty differs by chance.
+    """
     rows = []
     for name, groups in metrics["differences"][metrics["base"]].items():
         if name in metrics["base_names"]:
             continue
         one = groups["overall"]
-        verdict = "helps" if one["low"] > 0 else "hurts" if one["high"] < 0 else "no difference shown"
+        values = groups["overall_by_seed"]
+        is_higher, is_lower = one["low"] > 0 and min(values) > 0, one["high"] < 0 and max(values) < 0
+        verdict = "higher" if is_higher else "lower" if is_lower else "no difference shown"
+        verdict += " (one seed)" if len(values) == 1 else ""
         ours = f"{interval(one, signed=True)} points"
-        rows.append({"change": name, "overall, against base": ours, "n": str(one["n"]), "verdict": verdict})
+        row = {"change": name, "overall, against base": ours, "by seed": by_seed(groups), "n": str(one["n"])}
+        rows.append({**row, "verdict": verdict})
     return pd.DataFrame(rows)

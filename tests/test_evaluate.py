@@ -3,7 +3,17 @@ import pytest
 
 from g2e_lib import evaluate
 from g2e_lib.data import EvalRow, Item
-from g2e_lib.evaluate import Estimate, estimate, hit_at_one, modality_gap, paired_difference, project, summarize
+from g2e_lib.evaluate import (
+    Estimate,
+    difference_of_ratios,
+    estimate,
+    estimate_ratio,
+    hit_at_one,
+    modality_gap,
+    paired_difference,
+    project,
+    summarize,
+)
 from g2e_lib.store import Store
 
 
@@ -191,3 +201,20 @@ def test_image_text_pairs_refuse_other_datasets(tmp_path):
     assert evaluate.image_text_pairs([good], 5) == [(Item("", tmp_path / "x"), Item("caption"))]
     with pytest.raises(ValueError, match="not image-to-text: choose a dataset such as CaptionI2T"):
         evaluate.image_text_pairs([EvalRow(Item("text"), (Item("a"),))], 5)
+
+
+def test_ratios_weigh_datasets_alike_and_count_units():
+    counts = {"a": [[1, 2], [0, 2]], "b": [[3, 100]], "empty": []}
+    one = estimate_ratio(counts)
+    assert one.value == pytest.approx(100 * (1 / 4 + 3 / 100) / 2)
+    assert one.n == 3
+    assert one.low < one.value < one.high
+    with pytest.raises(ValueError, match="nothing to count"):
+        estimate_ratio({"a": [[0, 0]]})
+
+
+def test_differences_of_ratios_use_the_datasets_of_both():
+    difference = difference_of_ratios({"a": [[1, 2]], "b": [[1, 1]]}, {"a": [[1, 4]], "b": []})
+    assert difference.value == pytest.approx(25)
+    many, same = {"a": [[i % 2, 1] for i in range(400)]}, {"a": [[i % 2, 1] for i in range(400)]}
+    assert difference_of_ratios(many, same).low < 0 < difference_of_ratios(many, same).high

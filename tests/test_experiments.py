@@ -15,7 +15,8 @@ COMMON = {"steps": 2, "pairs_per_step": 6, "chunk_size": 50, "learning_rate": 1e
 @pytest.fixture
 def laboratory(small_build, tmp_path):
     rows, facts = benchmark.load(small_build, ["ObjectName", "CaptionT2I"], limit=4)
-    return Laboratory(small_build / "train", ["ObjectName", "Crop"], rows, facts, tmp_path, COMMON)
+    trained = benchmark.training_facts(small_build, ["ObjectName", "Crop"])
+    return Laboratory(small_build / "train", trained, rows, facts, tmp_path, COMMON)
 
 
 def test_an_arm_runs_once(laboratory, monkeypatch):
@@ -51,6 +52,7 @@ def test_comparison_by_hand(laboratory):
     assert result["arms"]["b"]["groups"]["overall"]["value"] == 62.5
     assert result["arms"]["b"]["overall_by_seed"] == [50, 75]
     assert result["differences"]["a"]["b"]["overall"]["value"] == 37.5
+    assert result["differences"]["a"]["b"]["overall_by_seed"] == [25, 50]
     expected = estimate({"CaptionT2I": np.array([0.5, 0.5, 0, 0])})
     assert result["arms"]["b"]["datasets"]["CaptionT2I"] == vars(expected)
 

@@ -136,6 +136,21 @@ def test_bad_steps_are_named():
         GradCache(Net(), loss_fn, 0)
     with pytest.raises(ValueError, match="at least one query"):
         GradCache(Net(), loss_fn, 2).step([], [])
+    with pytest.raises(ValueError, match="3 queries have only 2 targets"):
+        GradCache(Net(), loss_fn, 2).step(*batch(3, 2))
+
+
+def test_the_loss_is_never_in_half_precision():
+    seen = []
+
+    def watching(q, t):
+        seen.append((q @ t.T).dtype)
+        return loss_fn(q, t)
+
+    (q, t), net = batch(dtype=torch.float32), Net(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        GradCache(net, watching, 4).step(q, t)
+    assert seen == [torch.float32]
 
 
 # --- two processes -------------------------------------------------------------------------------------------------
@@ -149,8 +164,11 @@ def work(rank, address, folder, kind):
     extra = slice(11, 12) if rank == 0 else slice(12, 14)
     encode = {"module": net, "function": lambda x: net(x), "ddp": None}[kind] or DistributedDataParallel(net)
     cache = GradCache(encode, loss_fn, 3)
-    loss = cache.step(q[mine], torch.cat((t[mine], t[extra])), torch.cat((ids[mine], ids[extra])))
-    np.savez(f"{folder}/{kind}{rank}.npz", loss=loss.numpy(), gradients=gradients(net).numpy())
+    batch_of_mine = q[mine], torch.cat((t[mine], t[extra])), torch.cat((ids[mine], ids[extra]))
+    loss = cache.step(*batch_of_mine)
+    once = gradients(net).clone()
+    cache.step(*batch_of_mine)  # adds to what is there
+    np.savez(f"{folder}/{kind}{rank}.npz", loss=loss.numpy(), once=once.numpy(), twice=gradients(net).numpy())
     dist.destroy_process_group()
 
 
@@ -163,4 +181,29 @@ def test_two_processes_equal_one(kind, tmp_path):
     for rank in range(2):
         found = np.load(tmp_path / f"{kind}{rank}.npz")
         assert found["loss"] == pytest.approx(expected.item(), abs=1e-12)
-        assert np.abs(found["gradients"] - gradients(net).numpy()).max() < 1e-9
+        assert np.abs(found["once"] - gradients(net).numpy()).max() < 1e-9
+        assert np.abs(found["twice"] - 2 * gradients(net).numpy()).max() < 1e-9
+
+
+def two_towers(rank, address, folder):
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    (q, t), left, right = batch(), Net(), Net()
+    mine = slice(0, 7) if rank == 0 else slice(7, 11)
+    queries, targets = ([(tower, row) for row in x[mine]] for tower, x in ((left, q), (right, t)))
+    GradCache(encode_rows, loss_fn, 2).step(queries, targets)
+    np.savez(f"{folder}/{rank}.npz", left=gradients(left).numpy(), right=gradients(right).numpy())
+    dist.destroy_process_group()
+
+
+def encode_rows(chunk):
+    return chunk[0][0](torch.stack([row for _, row in chunk]))
+
+
+def test_a_function_of_two_towers(tmp_path):
+    (q, t), left, right = batch(), Net(), Net()
+    loss_fn(left(q), right(t)).backward()
+    mp.spawn(two_towers, (f"file://{tmp_path}/rendezvous", str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        found = np.load(tmp_path / f"{rank}.npz")
+        assert np.abs(found["left"] - gradients(left).numpy()).max() < 1e-9
+        assert np.abs(found["right"] - gradients(right).numpy()).max() < 1e-9

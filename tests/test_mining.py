@@ -11,6 +11,7 @@ from g2e_lib.mining import (
     data_digest,
     describe_clusters,
     embed_subset,
+    find_subset,
     labelled_subsets,
     load_clusters,
     load_subsets,
@@ -55,6 +56,15 @@ def test_mining_goes_through_the_store(subsets, embedder, tmp_path, monkeypatch)
     assert mine_subset(embedder, subset, Miner("saha", 3), False, store) == first
 
 
+def test_a_subset_without_negatives_is_named(subsets, embedder, tmp_path):
+    subset = subsets[0]
+    alone = replace(subset, pairs=subset.pairs[:1], targets=subset.targets[:1], positive_of=subset.positive_of[:1])
+    with pytest.raises(ValueError, match=r"saha finds no negatives in subset 'ObjectName' \(1 pairs, 1 distinct"):
+        mine_subset(embedder, alone, Miner("saha", 3), False, Store(tmp_path))
+    with pytest.raises(ValueError, match="there is no subset 'Crop' here: choose one of ObjectName, CaptionT2I"):
+        find_subset(subsets, "Crop")
+
+
 def test_labelled_sets_are_those_of_classification():
     assert {"ImageNet-1K", "N24News", "Country211"} <= labelled_subsets()
     assert "MSCOCO_t2i" not in labelled_subsets()
@@ -96,6 +106,11 @@ def test_clusters_of_others_are_refused(saved, subsets, small_build):
     path.write_text(json.dumps(document))
     with pytest.raises(ValueError, match="do not match their checksum"):
         load_clusters(path, subsets)
+    with pytest.raises(ValueError, match="were mined under prompt 'hierarchical', not 'none'"):
+        load_clusters(path, subsets, prompt="none")
+    (path.with_name("other.json")).write_text("{}")
+    with pytest.raises(ValueError, match="is no file of clusters"):
+        load_clusters(path.with_name("other.json"), subsets)
     with pytest.raises(ValueError, match="run notebook 02_mining first"):
         load_clusters(path.with_name("none.json"), subsets)
 

@@ -30,7 +30,10 @@ def imported(path):
     return names
 
 
-@pytest.mark.parametrize("module", ["config", "prompts", "report", "provenance", "store", "run", "data", "saha"])
+@pytest.mark.parametrize(
+    "module",
+    ["config", "prompts", "report", "provenance", "store", "run", "data", "saha", "training_report", "train_config"],
+)
 def test_imports_without_torch(module):
     code = f"import sys, g2e_lib.{module}; assert 'torch' not in sys.modules, 'torch'"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
@@ -55,6 +58,8 @@ def test_imports_go_one_way():
     for module in core:
         assert not any(name.startswith("glyphworld") for name in graph[module]), module
     assert not graph["report"] & {"embedder", "evaluate", "checkpoint"}
+    assert not graph["saha"] | graph["gradcache"]  # no model, no files: nothing of ours
+    assert graph["training_report"] == {"report"}
     finished: set[str] = set()
 
     def visit(module, path=()):

@@ -114,6 +114,10 @@ def test_the_first_phase_uses_no_row_twice_and_clusters_are_mutually_wrong():
 
 def test_a_scale_of_rows_does_not_matter():
     q, t, positive_of = random_pairs(2, 80, 60, 8, is_coarse=False)
+    nearly_unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (q, t)]
+    for rows in nearly_unit:
+        rows *= np.random.default_rng(0).uniform(0.9999, 1.0001, (len(rows), 1)).astype(np.float32)
+    assert as_lists(mine_clusters(*nearly_unit, positive_of, 3, 2)) == slow_definition(*nearly_unit, positive_of, 3, 2)
     unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (q, t)]
     assert as_lists(mine_clusters(q, t, positive_of, 3, 2)) == as_lists(mine_clusters(*unit, positive_of, 3, 2))
 
@@ -194,6 +198,12 @@ def test_nan_is_named(value):
     targets[3] = value
     with pytest.raises(ValueError, match="row 3 of target_embeddings is zero or holds NaN"):
         mine_clusters(np.ones((5, 4), np.float32), targets, np.arange(5))
+
+
+def test_a_row_to_explain_must_exist():
+    q, t, positive_of = random_pairs(6, 8, 6, 4, is_coarse=False)
+    with pytest.raises(ValueError, match="there is no row 8 to explain: rows go from 0 to 7"):
+        explain_cluster(q, t, positive_of, 8)
 
 
 def test_same_for_every_hash_seed():

@@ -131,6 +131,28 @@ def test_training_on_clusters_lowers_the_loss(config, clusters, tmp_path):
     assert losses["clusters"] != losses["broken"]
 
 
+def test_places_and_memory_may_change_before_a_run_is_resumed(config, monkeypatch):
+    def dying_step(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Trainer, "step", dying_step)
+        train(config)
+    train(replace(config, chunk_size=3, save_every=1))
+
+
+def test_weights_without_gradients_survive_a_resumption(config, tmp_path):
+    config = replace(config, lora_targets=r".*(visual.*qkv|layers\.0.*q_proj)", subsets=("ObjectName",))
+    trainer = Trainer(config, Accelerator(cpu=True))
+    weight = next(iter(trainer.weights.values()))
+    weight.grad = torch.ones_like(weight)
+    trainer.optimizer.step()
+    trainer.save_state(tmp_path / "state.safetensors", 1)
+    again = Trainer(config, Accelerator(cpu=True))
+    assert again.load_state(tmp_path / "state.safetensors") == 1
+    assert list(again.optimizer.state) == [next(iter(again.weights.values()))]
+
+
 def test_a_finished_run_is_left_alone_and_another_is_refused(config):
     adapter = train(config)
     changed = (adapter / "adapter_model.safetensors").stat().st_mtime_ns
@@ -212,8 +234,12 @@ def test_layers_that_do_not_exist(config):
     ("values", "message"),
     [
         ({"rate": 1}, "unknown setting 'rate': choose among folder, data"),
-        ({"steps": "many"}, "steps takes a int, not 'many'"),
-        ({"subsets": "ObjectName"}, "subsets takes a tuple"),
+        ({"steps": "many"}, "steps takes a value of type int, not 'many'"),
+        ({"subsets": "ObjectName"}, "subsets takes a list of names"),
+        ({"lora_init": "gausian"}, "lora_init is 'gausian', but must be gaussian or kaiming"),
+        ({"lora_dropout": 1.5}, "lora_dropout is 1.5, but must be at least 0 and below 1"),
+        ({"lora_targets": "("}, "is no regular expression"),
+        ({"warmup_steps": -1}, "warmup_steps is -1"),
         ({"steps": 0}, "steps is 0, but must be at least 1"),
         ({"fraction": 2.0}, "fraction is 2.0"),
         ({"subsets": []}, "subsets is empty"),
@@ -229,6 +255,13 @@ def test_bad_settings_are_named(values, message, tmp_path):
 def test_bad_files_are_named(tmp_path, capsys):
     with pytest.raises(ValueError, match="there is no configuration file"):
         read_config(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- a\n")
+    with pytest.raises(ValueError, match="holds no settings"):
+        read_config(tmp_path / "list.yaml")
+    with pytest.raises(ValueError, match="cannot be read as a configuration file"):
+        read_config(tmp_path)
+    (tmp_path / "exponent.yaml").write_text("{folder: a, data: b, subsets: [Crop], learning_rate: 1e-3}\n")
+    assert read_config(tmp_path / "exponent.yaml").learning_rate == 1e-3
     (tmp_path / "short.yaml").write_text("folder: a\n")
     with pytest.raises(ValueError, match="lacks the setting 'data'"):
         read_config(tmp_path / "short.yaml")

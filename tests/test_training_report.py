@@ -44,6 +44,9 @@ def training():
         "zero-shot": {"top-k hard negatives": groups(10), "SaHa": groups(15)},
         "top-k hard negatives": {"SaHa": {"overall": estimate(-5), "IND": estimate(-5)}},
     }
+    for others in differences.values():
+        for one in others.values():
+            one["overall_by_seed"] = [one["overall"]["value"], 1.0]
     datasets = {"ColourQA": {"meta_task": "vqa", "distribution": "IND", "n": 100, "chance": 1.0}}
     return {"arms": arms, "differences": differences, "datasets": datasets}
 
@@ -64,6 +67,10 @@ def test_training_claims_are_decided_by_their_intervals(training):
     assert list(table["verdict"]) == ["not reproduced at this scale", "reproduced"]
     assert table.loc["fine-tuning with SaHa beats no training, overall", "paper"] == "+23.8 points"
     assert set(tr.training_claims(training, "smoke")["paper"]) == {"–"}
+    training["differences"]["zero-shot"]["SaHa"]["overall_by_seed"] = [15.0]
+    assert list(tr.training_claims(training, "mini")["verdict"])[1] == "reproduced (one seed)"
+    training["differences"]["zero-shot"]["SaHa"]["overall_by_seed"] = [31.0, -1.0]  # one seed disagrees
+    assert list(tr.training_claims(training, "mini")["verdict"])[1] == "not reproduced at this scale"
 
 
 def test_costs_are_means_over_seeds(training):
@@ -128,10 +135,12 @@ def test_steps_are_drawn_and_told():
 def test_ablations(tmp_path):
     arms = {"SaHa": arm(60, 1), "K = 3": arm(55, 1), "K = 15": arm(60, 1)}
     differences = {"SaHa": {"K = 3": groups(-5), "K = 15": {**groups(0), "overall": estimate(0, 0)}}}
+    differences["SaHa"]["K = 3"]["overall_by_seed"] = [-5.0]
+    differences["SaHa"]["K = 15"]["overall_by_seed"] = [0.0]
     metrics = {"arms": arms, "differences": differences, "questions": {"top_k": ["K = 3", "K = 15"]}}
     metrics |= {"base": "SaHa", "base_names": ["SaHa", "K = 15"]}
     table = tr.ablation_table(metrics).set_index("setting")
     assert list(table["against base"]) == ["-5.0 [-6.0, -4.0]", "base"]
-    assert list(tr.ablation_verdicts(metrics)["verdict"]) == ["hurts"]
+    assert list(tr.ablation_verdicts(metrics)["verdict"]) == ["lower (one seed)"]
     tr.save_ablation_figures(metrics, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"ablation_top_k.png", "ablation_top_k.svg"}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from g2e_lib.config import code_fingerprint
+from g2e_lib.config import code_fingerprint, file_digest
 from g2e_lib.embedder import Embedder
 from g2e_lib.evaluate import difference_of_ratios, estimate_ratio
 from g2e_lib.glyphworld.benchmark import TRAIN_FOLDER, TRUTH
@@ -104,7 +104,12 @@ def compare_miners(
         `groups`: names of subsets by group; `miners`: for each method statistics, estimates by subset and by group;
         `differences`: by rival and group, how many points fewer false negatives SaHa has over whole clusters;
         `clusters`: SaHa's, by subset.
+
+    Raises:
+        ValueError: `saha` is not among the miners, or finds no cluster in a subset.
     """
+    if "saha" not in [miner.method for miner in miners]:
+        raise ValueError("miners must hold 'saha', which the others are compared with")
     labelled = labelled_subsets(facts)
     repeated = [s.name for s in subsets if facts[s.name]["meta_task"] in ("classification", "vqa")]
     captions = [s.name for s in subsets if s.name.startswith("Caption")]
@@ -121,7 +126,9 @@ def compare_miners(
             queries, targets = embed_subset(embedder, subset, store)
             described = describe_clusters(mined["clusters"], queries, subset, targets)
             parts[subset.name] = {**described, "targets": len(subset.targets), "seconds": mined["seconds"]}
-            key = {"judged": mined["clusters"], "subset": subset_digest(subset), "code": code_fingerprint(CODE)}
+            truth = file_digest(root / TRAIN_FOLDER / subset.name / TRUTH)
+            key = {"judged": mined["clusters"], "subset": subset_digest(subset), "truth": truth}
+            key["code"] = code_fingerprint(CODE)
             counts[miner.method][subset.name] = store.json(
                 key, lambda s=subset, m=mined: count_false_negatives(judges[s.name], m["clusters"], s.positive_of)
             )
