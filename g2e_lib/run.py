@@ -1,6 +1,7 @@
 """Execute the notebooks in order: what run_all.sh calls once the environment is right."""
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -179,6 +180,8 @@ def run(profile: str, notebooks: Sequence[Path], overrides: dict[str, dict[str, 
     os.environ[config.RESULTS_VARIABLE], os.environ[config.FIGURES_VARIABLE] = map(str, places.values())
     record_path = staging / "results" / "provenance.json"
     record = {"profile": profile, **environment(), "notebooks": {}}
+    if record_path.exists():  # of the notebooks that do not run this time
+        record["notebooks"] = json.loads(record_path.read_text(encoding="utf-8"))["notebooks"]
     started = time.perf_counter()
     for number, notebook in enumerate(notebooks, 1):
         parameters = {"profile": profile, "is_fresh": is_fresh}
@@ -188,7 +191,8 @@ def run(profile: str, notebooks: Sequence[Path], overrides: dict[str, dict[str, 
         begun = time.perf_counter()
         run_notebook(notebook, staging / "results" / "notebooks" / notebook.name, parameters)
         seconds = time.perf_counter() - begun
-        record["notebooks"][notebook.stem] = {"parameters": parameters, "seconds": round(seconds, 1)}
+        facts = {"commit": record["commit"], "parameters": parameters, "seconds": round(seconds, 1)}
+        record["notebooks"][notebook.stem] = facts
         print(f"      done in {seconds:.0f} s", flush=True)  # noqa: T201
     write_json(record_path, record)
     for place, staged in places.items():
