@@ -46,6 +46,10 @@ def test_profile_and_command_line_parameters_arrive(project, capsys):
     out = capsys.readouterr().out
     assert "[2/2] 01_second" in out
     assert "results/mini/" in out
+    assert run.main(["--only", "00", "-p", "seed", "4"]) == 0  # the record keeps what the other notebook ran with
+    record = json.loads((project / "results/mini/provenance.json").read_text())
+    assert [one["parameters"]["seed"] for one in record["notebooks"].values()] == [4, 3]
+    assert all(one["commit"] for one in record["notebooks"].values())
     assert not (project / ".staging" / "mini").exists()
 
 

@@ -86,6 +86,13 @@ def test_blocks_and_group_maxima_do_not_change_the_clusters(monkeypatch):
         assert as_lists(mine_clusters(*pairs, 2, 2)) == expected
 
 
+def test_torch_searches_alike():
+    """The search of a GPU, run by torch on a CPU: "cpu:0" is not the numpy path."""
+    for is_coarse in (True, False):
+        pairs = random_pairs(7, 300, 200, 6, is_coarse)
+        assert as_lists(mine_clusters(*pairs, 3, 2, device="cpu:0")) == as_lists(mine_clusters(*pairs, 3, 2))
+
+
 def test_repeated_targets_tie_by_row():
     queries = np.eye(4, dtype=np.float32)
     targets = np.repeat(np.float32([[1, 1, 1, 1]]), 4, axis=0)
