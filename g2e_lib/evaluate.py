@@ -203,7 +203,8 @@ def _ratio_samples(counts: Counts, rng: np.random.Generator) -> tuple[float, np.
         units = np.array(counts[name], dtype=np.float64).reshape(-1, 2)
         if not units[:, 1].sum():
             continue
-        drawn = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), size=BOOTSTRAP_SAMPLES) @ units
+        distinct, times = np.unique(units, axis=0, return_counts=True)  # few: see _resampled_means
+        drawn = rng.multinomial(len(units), times / len(units), size=BOOTSTRAP_SAMPLES) @ distinct
         values.append(units[:, 0].sum() / units[:, 1].sum())
         samples.append(drawn[:, 0] / np.maximum(drawn[:, 1], 1))
         n += len(units)
