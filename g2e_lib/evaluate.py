@@ -193,6 +193,20 @@ def _estimate(values: Mapping[str, np.ndarray], seed: int) -> Estimate:
     return Estimate(*(round(float(100 * x), 4) for x in (mean, low, high)), n)
 
 
+def estimate_mean(values: np.ndarray, seed: int = 0) -> Estimate:
+    """The mean of any numbers in their own unit, with a bootstrap over them.
+
+    Args:
+        values: (N,) float.
+        seed: of the bootstrap.
+
+    >>> estimate_mean(np.array([2.0, 2.0]))
+    Estimate(value=2.0, low=2.0, high=2.0, n=2)
+    """
+    low, high = _bounds(_resampled_means(values, np.random.default_rng(seed)))
+    return Estimate(*(round(float(x), 6) for x in (values.mean(), low, high)), len(values))
+
+
 Counts = Mapping[str, Sequence[Sequence[int]]]  # for each dataset [part, whole] of every unit, such as a cluster
 
 

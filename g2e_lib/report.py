@@ -324,6 +324,15 @@ def difference_claim(statement: str, source: str, paper: str, estimate: dict[str
     return {"claim": statement, "source": source, "paper": paper, "ours": ours, "n": estimate["n"], "verdict": verdict}
 
 
+def flipped(estimate: dict[str, Any]) -> dict[str, Any]:
+    """The same difference seen from the other side.
+
+    >>> flipped({"value": 1.0, "low": -1.0, "high": 3.0, "n": 9})
+    {'value': -1.0, 'low': -3.0, 'high': 1.0, 'n': 9}
+    """
+    return {"value": -estimate["value"], "low": -estimate["high"], "high": -estimate["low"], "n": estimate["n"]}
+
+
 def zero_shot_claims(metrics: dict[str, Any], gap: dict[str, Any], profile: str) -> pd.DataFrame:
     """The paper's claims about prompting without training, each with its number, ours, and a computed verdict.
 
@@ -350,10 +359,9 @@ def zero_shot_claims(metrics: dict[str, Any], gap: dict[str, Any], profile: str)
             claims.append(difference_claim(statement, "Gen2Embed, zero-shot MMEB", shown, over_none[group]))
     for level, other in (("system", "user"), ("user", "system")):
         if other in over_hierarchical:
-            one = over_hierarchical[other]["overall"]
-            flipped = {"value": -one["value"], "low": -one["high"], "high": -one["low"], "n": one["n"]}
+            one = flipped(over_hierarchical[other]["overall"])
             statement = f"the {level} level adds to the {other} level, overall"
-            claims.append(difference_claim(statement, "Gen2Embed, section 3", "positive", flipped))
+            claims.append(difference_claim(statement, "Gen2Embed, section 3", "positive", one))
     if not {"none", "hierarchical"} <= set(gap["panels"]):
         return pd.DataFrame(claims)
     before, after = (gap["panels"][name]["gap"]["centroid_distance"] for name in ("none", "hierarchical"))

@@ -214,14 +214,16 @@ def training_table(metrics: Mapping[str, Any], profile: str) -> pd.DataFrame:
                 for _, r in published.iterrows()
             ]
     for name, arm in metrics["arms"].items():
-        rows.append(our_row(f"{profile}: {name}", arm["groups"]) | {"seeds": _spread(arm["overall_by_seed"])})
+        rows.append(our_row(f"{profile}: {name}", arm["groups"]) | {"seeds": seed_spread(arm["overall_by_seed"])})
     for baseline, others in metrics["differences"].items():
         for name, one in others.items():
-            rows.append(our_row(f"{name} - {baseline}", one, signed=True) | {"seeds": _spread(one["overall_by_seed"])})
+            rows.append(
+                our_row(f"{name} - {baseline}", one, signed=True) | {"seeds": seed_spread(one["overall_by_seed"])}
+            )
     return pd.DataFrame(rows)
 
 
-def _spread(values: Sequence[float]) -> str:
+def seed_spread(values: Sequence[float]) -> str:
     """Number of seeds, and the standard deviation of the overall score over them."""
     return "1" if len(values) == 1 else f"{len(values)}, sd {np.std(values, ddof=1):.1f}"
 
@@ -368,7 +370,7 @@ def ablation_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
             row = {"question": question} | our_row(name, arm["groups"])
             is_base = name in metrics["base_names"]
             row["against base"] = "base" if is_base else interval(difference["overall"], signed=True)
-            rows.append(row | {"seeds": _spread(arm["overall_by_seed"])})
+            rows.append(row | {"seeds": seed_spread(arm["overall_by_seed"])})
     return pd.DataFrame(rows).rename(columns={"": "setting"})
 
 
