@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from g2e_lib.config import file_digest
 
 IMAGE_PLACEHOLDER = "<|image_1|>"  # stands in a row's text where the image goes
+TRAIN_NAMES = {"ImageNet-1K": "ImageNet_1K"}  # evaluation datasets whose training subset is spelt differently
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,15 @@ TRAIN_SCHEMA = pa.schema(
         for name in ("qry", "qry_image_path", "pos_text", "pos_image_path", "neg_text", "neg_image_path")
     ]
 )
+
+
+def dataset_of(subset: str) -> str:
+    """The evaluation dataset that a training subset belongs to.
+
+    >>> dataset_of("ImageNet_1K"), dataset_of("MSCOCO")
+    ('ImageNet-1K', 'MSCOCO')
+    """
+    return next((dataset for dataset, name in TRAIN_NAMES.items() if name == subset), subset)
 
 
 def unique(items: Iterable[Hashable]) -> tuple[list[Any], np.ndarray]:
@@ -109,8 +119,14 @@ def _subset_names(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir() if path.is_dir() and any(path.glob("*.parquet")))
 
 
-def read_rows(root: Path, subset: str, split: str) -> list[dict[str, Any]]:
+def read_rows(root: Path, subset: str, split: str, limit: int = 0) -> list[dict[str, Any]]:
     """Read `<root>/<subset>/<split>-*.parquet`, the layout of both MMEB repositories.
+
+    Args:
+        root: the data set's folder.
+        subset: a folder in it.
+        split: how its files' names begin.
+        limit: at most this many rows, the first ones; 0 means all.
 
     Raises:
         ValueError: the folder, the subset or the split is not there.
@@ -123,7 +139,11 @@ def read_rows(root: Path, subset: str, split: str) -> list[dict[str, Any]]:
     if not files:
         found = sorted({path.name.split("-")[0] for path in (root / subset).glob("*.parquet")})
         raise ValueError(f"subset {subset!r} in {root} has no split {split!r}: choose one of {', '.join(found)}")
-    return [row for file in files for row in pq.read_table(file).to_pylist()]
+    rows: list[dict[str, Any]] = []
+    for file in files:
+        if not limit or len(rows) < limit:
+            rows += pq.read_table(file).slice(0, limit - len(rows) if limit else None).to_pylist()
+    return rows
 
 
 def read_mmeb_eval(root: Path, subset: str, image_root: Path, limit: int = 0) -> list[EvalRow]:
@@ -139,7 +159,7 @@ def read_mmeb_eval(root: Path, subset: str, image_root: Path, limit: int = 0) ->
         ValueError: no such folder or subset, or a row without candidates or with lists of unequal length.
     """
     rows = []
-    for number, row in enumerate(read_rows(root, subset, "test")[: limit or None]):
+    for number, row in enumerate(read_rows(root, subset, "test", limit)):
         texts, images = row["tgt_text"], row["tgt_img_path"]
         if not texts or len(texts) != len(images):
             raise ValueError(
@@ -166,5 +186,5 @@ def read_mmeb_train(root: Path, subset: str, image_root: Path, split: str = "ori
             _item(row["qry"], row["qry_image_path"], image_root),
             _item(row["pos_text"], row["pos_image_path"], image_root),
         )
-        for row in read_rows(root, subset, split)[: limit or None]
+        for row in read_rows(root, subset, split, limit)
     ]

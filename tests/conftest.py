@@ -8,7 +8,7 @@ from PIL import Image
 from g2e_lib.data import Item
 from g2e_lib.glyphworld import benchmark
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED = Path(os.environ.get("G2E_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 SMALL = benchmark.Size(queries=12, pairs=30, candidates=10, families=20)
 
 
@@ -41,7 +41,7 @@ def mixed_items(small_build):
 def shared_data():
     """A folder of real files some tests want; absent in most clones."""
     if not SHARED.is_dir():
-        pytest.skip(f"needs the real test files in {os.path.relpath(SHARED)}, which are not part of the repository")
+        pytest.skip(f"needs the real test files in {os.path.relpath(SHARED)} (or G2E_TEST_DATA), which are not part of the repository")
     return SHARED
 
 
