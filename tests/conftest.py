@@ -41,7 +41,9 @@ def mixed_items(small_build):
 def shared_data():
     """A folder of real files some tests want; absent in most clones."""
     if not SHARED.is_dir():
-        pytest.skip(f"needs the real test files in {os.path.relpath(SHARED)} (or G2E_TEST_DATA), which are not part of the repository")
+        pytest.skip(
+            f"needs real test files in {os.path.relpath(SHARED)} (or G2E_TEST_DATA): not part of the repository"
+        )
     return SHARED
 
 
@@ -58,3 +60,12 @@ def untrained():
         build_tokenizer("".join(p for p, _ in sample_conversation(rng).segments()) for _ in range(300))
     )
     return build_model(processor.tokenizer, 0), processor
+
+
+@pytest.fixture(scope="session")
+def shared_tokenizer():
+    """The released Qwen2 vocabulary (vocab.json, merges.txt); absent in most clones."""
+    folder = SHARED / "qwen2_tokenizer"
+    if not folder.is_dir():
+        pytest.skip(f"needs Qwen2's vocabulary in {os.path.relpath(folder)}, which is not part of the repository")
+    return folder
