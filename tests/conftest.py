@@ -69,3 +69,26 @@ def shared_tokenizer():
     if not folder.is_dir():
         pytest.skip(f"needs Qwen2's vocabulary in {os.path.relpath(folder)}, which is not part of the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def hub_folder(tmp_path_factory):
+    """The papers' data sets in their published form, a few rows each, as a hub and other hosts would serve them."""
+    from standin import build_crepe, build_mmeb
+
+    folder = tmp_path_factory.mktemp("hub")
+    build_mmeb(folder, sorted((SHARED / "coco_val2017").glob("*.jpg")) if SHARED.is_dir() else [])
+    build_crepe(folder)
+    return folder
+
+
+@pytest.fixture
+def hub(hub_folder, monkeypatch):
+    """Those data sets on a loopback server, to which this process's requests go."""
+    from standin import Hub
+
+    one = Hub(hub_folder)
+    for name, value in one.environment().items():
+        monkeypatch.setenv(name, value)
+    yield one
+    one.close()
