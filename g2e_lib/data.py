@@ -4,6 +4,8 @@ MMEB-mini is written in this format, so the reader below is the one that reads T
 """
 
 import hashlib
+import json
+import logging
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,10 @@ import pyarrow.parquet as pq
 
 from g2e_lib.config import file_digest
 
+logger = logging.getLogger(__name__)
+
+# In a folder of images: a JSON list of those that are to be left out, with the rows that need them.
+SKIPPED = "skipped.json"
 IMAGE_PLACEHOLDER = "<|image_1|>"  # stands in a row's text where the image goes
 TRAIN_NAMES = {"ImageNet-1K": "ImageNet_1K"}  # evaluation datasets whose training subset is spelt differently
 
@@ -110,6 +116,16 @@ def item_digests(items: Iterable[Item]) -> dict[Item, str]:
     return digests
 
 
+def skipped_images(image_root: Path) -> frozenset[Path] | None:
+    """The images listed in `skipped.json`, which rows may not need; None if there is no such list."""
+    path = image_root / SKIPPED
+    return frozenset(image_root / name for name in json.loads(path.read_text("utf-8"))) if path.exists() else None
+
+
+def _is_usable(item: Item, skipped: frozenset[Path]) -> bool:
+    return item.image not in skipped if item.image else bool(item.text)
+
+
 def _item(text: str | None, image: str | None, image_root: Path) -> Item:
     text = (text or "").replace(IMAGE_PLACEHOLDER, "").strip()
     return Item(text, image_root / image if image else None)
@@ -152,13 +168,14 @@ def read_mmeb_eval(root: Path, subset: str, image_root: Path, limit: int = 0) ->
     Args:
         root: the data set's folder.
         subset: such as "MSCOCO_t2i".
-        image_root: the folder that image paths are relative to.
+        image_root: the folder that image paths are relative to. If it holds a list `skipped.json`, rows whose query
+            or right candidate is in the list or empty are left out, and so are such other candidates.
         limit: at most this many rows, the first ones; 0 means all.
 
     Raises:
         ValueError: no such folder or subset, or a row without candidates or with lists of unequal length.
     """
-    rows = []
+    rows, skipped, count, dropped = [], skipped_images(image_root), 0, 0
     for number, row in enumerate(read_rows(root, subset, "test", limit)):
         texts, images = row["tgt_text"], row["tgt_img_path"]
         if not texts or len(texts) != len(images):
@@ -167,7 +184,15 @@ def read_mmeb_eval(root: Path, subset: str, image_root: Path, limit: int = 0) ->
                 "both lists must have the same length, at least 1"
             )
         candidates = tuple(_item(text, image, image_root) for text, image in zip(texts, images, strict=True))
-        rows.append(EvalRow(_item(row["qry_text"], row["qry_img_path"], image_root), candidates))
+        query, count = _item(row["qry_text"], row["qry_img_path"], image_root), count + 1
+        if skipped is not None:
+            if not (_is_usable(query, skipped) and _is_usable(candidates[0], skipped)):
+                continue
+            usable = tuple(item for item in candidates if _is_usable(item, skipped))
+            dropped, candidates = dropped + len(candidates) - len(usable), usable
+        rows.append(EvalRow(query, candidates))
+    if dropped or len(rows) < count:
+        logger.warning("%s: skipped %d of %d rows and %d candidates", subset, count - len(rows), count, dropped)
     return rows
 
 
@@ -177,14 +202,22 @@ def read_mmeb_train(root: Path, subset: str, image_root: Path, split: str = "ori
     Args:
         root: the data set's folder.
         subset: such as "MSCOCO_t2i".
-        image_root: the folder that image paths are relative to.
+        image_root: the folder that image paths are relative to. If it holds a list `skipped.json`, pairs with an image
+            in the list or an empty side are left out.
         split: "original" or "diverse_instruction".
         limit: at most this many pairs, the first ones; 0 means all.
     """
-    return [
+    skipped = skipped_images(image_root)
+    pairs = [
         Pair(
             _item(row["qry"], row["qry_image_path"], image_root),
             _item(row["pos_text"], row["pos_image_path"], image_root),
         )
         for row in read_rows(root, subset, split, limit)
     ]
+    if skipped is None:
+        return pairs
+    usable = [pair for pair in pairs if _is_usable(pair.query, skipped) and _is_usable(pair.target, skipped)]
+    if len(usable) < len(pairs):
+        logger.warning("%s: skipped %d of %d pairs", subset, len(pairs) - len(usable), len(pairs))
+    return usable
