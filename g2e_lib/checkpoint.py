@@ -1,5 +1,6 @@
 """Find, check and load the parts of a Qwen2-VL checkpoint, with errors that say what is missing."""
 
+import json
 import warnings
 from pathlib import Path
 
@@ -46,6 +47,14 @@ def checkpoint_fingerprint(folder: Path) -> str:
     """A hash of every file that determines what a checkpoint or adapter computes."""
     files = sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern)})
     return fingerprint({file.name: file_digest(file) for file in files})
+
+
+def base_of_adapter(folder: Path) -> str | None:
+    """The model an adapter was trained from, if the folder holds an adapter and no model; else None."""
+    path = folder / "adapter_config.json"
+    if (folder / "config.json").is_file() or not path.is_file():
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
 
 
 def load_processor(folder: Path) -> G2EProcessor:

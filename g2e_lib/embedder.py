@@ -25,6 +25,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 from g2e_lib.checkpoint import (
     apply_adapter,
+    base_of_adapter,
     checkpoint_fingerprint,
     checkpoint_folder,
     default_attention,
@@ -188,7 +189,7 @@ class Embedder:
 
         Args:
             id_or_path: a local folder, a hub id ("org/name", or "org/name@revision"), or "glyphworld-base", the model
-                inside this package.
+                inside this package. Of an adapter the base model is found by the name it gives.
             prompt: a name in prompts.PROMPTS, or a Prompt.
             adapter: folder or hub id of a PEFT adapter to apply.
             device: "auto" takes a GPU if there is one.
@@ -203,6 +204,8 @@ class Embedder:
         device = default_device() if device == "auto" else device
         dtype = default_dtype(device) if dtype == "auto" else dtype
         folder = checkpoint_folder(id_or_path)
+        if adapter is None and (base := base_of_adapter(folder)):
+            folder, adapter = checkpoint_folder(base), folder
         attention = default_attention(device, dtype) if attention == "auto" else attention
         processor, model = load_processor(folder), load_model(folder, dtype, attention)
         identity = checkpoint_fingerprint(folder)

@@ -140,9 +140,10 @@ def build_training(folder: Path, name: str, kinds: tuple[str, str], pictures: Pi
     images, rows = {}, []
     for number in range(pairs):
         query = side(pictures, kinds[0], f"{name}/Train", number, images)
-        target = side(pictures, kinds[1], f"{name}/Train", pairs + number // 2, images)  # every target has two owners
-        query, target = ((text, f"images/{path}" if path else "") for text, path in (query, target))
-        rows.append(dict(zip(TRAIN_SCHEMA.names, (*query, *target, "", ""), strict=True)))
+        if number % 2 == 0:  # every target has two owners
+            target = side(pictures, kinds[1], f"{name}/Train", pairs + number, images)
+        whole = [(text, f"images/{path}" if path else "") for text, path in (query, target)]
+        rows.append(dict(zip(TRAIN_SCHEMA.names, (*whole[0], *whole[1], "", ""), strict=True)))
     for split in ("original", "diverse_instruction"):
         for part in range(2):
             file = folder / name / f"{split}-0000{part}-of-00002.parquet"

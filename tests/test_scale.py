@@ -228,3 +228,16 @@ def test_an_adapter_without_safetensors(tmp_path):
     (tmp_path / "adapter_model.bin").write_bytes(b"")
     with pytest.raises(ValueError, match=r"has no adapter_model.safetensors: convert \*.bin weights to safetensors"):
         Embedder.from_pretrained("glyphworld-base", adapter=tmp_path)
+
+
+def test_an_adapter_finds_its_base_model(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    model = Embedder.from_pretrained("glyphworld-base", device="cpu", dtype="float32").model
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    adapted.peft_config["default"].base_model_name_or_path = "glyphworld-base"
+    adapted.save_pretrained(tmp_path)
+    alone = Embedder.from_pretrained(tmp_path, device="cpu", dtype="float32")
+    both = Embedder.from_pretrained("glyphworld-base", adapter=tmp_path, device="cpu", dtype="float32")
+    np.testing.assert_array_equal(alone.encode(["a red sun"]), both.encode(["a red sun"]))
+    assert alone.identity == both.identity
