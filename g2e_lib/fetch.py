@@ -13,7 +13,6 @@ from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from tqdm.auto import tqdm
 
 from g2e_lib.config import file_digest
@@ -132,7 +131,7 @@ class HubFolder:
             raise ValueError(f"files of {repository} are missing and the network is switched off: unset HF_HUB_OFFLINE")
         try:
             info = HfApi(self._endpoint).dataset_info(repository, revision=revision, files_metadata=True)
-        except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        except Exception as error:  # the client raises its own, the hub's, and those of the HTTP library below
             raise self._failure(f"revision {revision}", error) from None
         self.commit = info.sha
         self.sizes = {file.rfilename: file.size or 0 for file in info.siblings}
@@ -155,7 +154,7 @@ class HubFolder:
                     endpoint=self._endpoint,
                 )
             )
-        except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        except Exception as error:  # as above
             raise self._failure(name, error) from None
         expected = self._digests.get(name)
         if path.stat().st_size != self.sizes[name] or (expected and file_digest(path) != expected):

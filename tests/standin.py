@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import AutoTokenizer, Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from g2e_lib import config
 from g2e_lib.data import EVAL_SCHEMA, IMAGE_PLACEHOLDER, TRAIN_NAMES, TRAIN_SCHEMA
@@ -43,16 +43,20 @@ def released_tokenizer(folder: Path) -> Qwen2Tokenizer:
     return Qwen2Tokenizer.from_pretrained(folder, pad_token="<|endoftext|>", extra_special_tokens=ADDED_TOKENS[1:])
 
 
-def build_model(folder: Path, tokenizer_folder: Path, seed: int = 0) -> Path:
-    """A tiny random Qwen2-VL whose files look like those of the released checkpoint: flat config, old names."""
-    tokenizer = released_tokenizer(tokenizer_folder)
+def build_model(folder: Path, tokenizer_folder: Path | None = None, seed: int = 0) -> Path:
+    """A tiny random Qwen2-VL whose files look like those of the released checkpoint: flat config, old names.
+
+    Without Qwen2's own vocabulary it has that of the embedded model.
+    """
+    embedded = config.resolve_model("glyphworld-base")
+    tokenizer = released_tokenizer(tokenizer_folder) if tokenizer_folder else AutoTokenizer.from_pretrained(embedded)
     tokenizer.save_pretrained(folder)
     ids = tokenizer.convert_tokens_to_ids
     settings = {
         "architectures": ["Qwen2VLForConditionalGeneration"], "model_type": "qwen2_vl", "hidden_act": "silu",
         "bos_token_id": ids("<|endoftext|>"), "eos_token_id": ids("<|im_end|>"),
         "vision_start_token_id": ids("<|vision_start|>"), "vision_end_token_id": ids("<|vision_end|>"),
-        "vision_token_id": ids("<|vision_pad|>"), "image_token_id": ids("<|image_pad|>"),
+        "image_token_id": ids("<|image_pad|>"),
         "video_token_id": ids("<|video_pad|>"), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
         "num_attention_heads": 2, "num_key_value_heads": 1, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0,
         "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}, "tie_word_embeddings": True,
@@ -223,9 +227,9 @@ class Hub:
         path = urllib.parse.unquote(request.path.partition("?")[0]).strip("/")
         self.requests.append(path)
         if path.startswith("api/"):
-            kind, org, name, *rest = path.removeprefix("api/").split("/")
+            kind, org, name, *rest = [*path.removeprefix("api/").split("/"), "", ""]
             folder = self.folder / kind / org / name
-            if not folder.is_dir() or (len(rest) > 1 and rest[1] not in ("main", COMMIT)):
+            if not folder.is_dir() or rest[1] not in ("main", COMMIT, ""):
                 return self._send(request, 404, b"", {"X-Error-Code": "RevisionNotFound"})
             files = sorted(file for file in folder.rglob("*") if file.is_file())
             siblings = [self._facts(file, folder) for file in files]
@@ -238,7 +242,7 @@ class Hub:
     @staticmethod
     def _facts(file: Path, folder: Path) -> dict:
         size, digest = file.stat().st_size, config.file_digest(file)
-        lfs = {"sha256": digest, "size": size, "pointerSize": 130}
+        lfs = {"sha256": digest, "oid": digest, "size": size, "pointerSize": 130}
         return {"rfilename": file.relative_to(folder).as_posix(), "size": size, "blobId": digest, "lfs": lfs}
 
     def _send_file(self, request: BaseHTTPRequestHandler, path: str, has_body: bool) -> None:

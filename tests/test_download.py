@@ -119,6 +119,12 @@ def test_what_cannot_be_fetched(hub, tmp_path, monkeypatch):
         fetch.HubFolder(MMEB_EVAL, "v9")
 
 
+def test_no_network_at_all(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(ValueError, match=r"cannot get revision main of TIGER-Lab/MMEB-eval from the hub \(.*\): check"):
+        fetch.HubFolder(MMEB_EVAL, "main")
+
+
 def test_a_damaged_file_of_the_hub(hub, tmp_path, monkeypatch):
     one = fetch.HubFolder(MMEB_EVAL, "main")
     name = "CIRR/test-00000-of-00001.parquet"
