@@ -84,7 +84,7 @@ def test_every_dataset_and_subset_takes_part(project):
 
 def test_without_a_network_nothing_changes(project, hub):
     tables, asked = project.tables(), len(hub.requests)
-    for number in ("00", "01", "02"):
+    for number in ("00", "02"):
         done = project.run("--only", number, *parameters_of(number, project), check=False, HF_HUB_OFFLINE="1")
         assert done.returncode == 0, done.stdout + done.stderr
     assert project.tables() == tables
