@@ -5,7 +5,7 @@ whoever asks for them afterwards, such as a notebook, finds everything there.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -49,13 +49,19 @@ def wait() -> None:
         distributed.barrier()
 
 
-def embed_all(embedder: Embedder, items: dict[Role, Iterable[Item]], store: Store) -> int:
+def embed_all(
+    embedder: Embedder,
+    items: Mapping[Role, Iterable[Item]],
+    store: Store,
+    digests: Mapping[Item, str] | None = None,
+) -> int:
     """Bring embeddings of items into the store, shard by shard, each shard on one process.
 
     Args:
         embedder: with its prompt.
         items: by role, in the order in which they will be asked for, with or without repetitions.
         store: that all processes share.
+        digests: for each item a digest of its content, if known already (see `item_digests`).
 
     Returns:
         The number of shards, over all processes.
@@ -63,8 +69,8 @@ def embed_all(embedder: Embedder, items: dict[Role, Iterable[Item]], store: Stor
     shards = []
     for role, some in items.items():
         distinct, _ = unique(some)
-        digests = item_digests(distinct)
-        shards += [(key, role, shard) for key, shard in embedding_shards(embedder, distinct, role, digests)]
+        known = item_digests(distinct) if digests is None else digests
+        shards += [(key, role, shard) for key, shard in embedding_shards(embedder, distinct, role, known)]
     for key, role, shard in ours(shards):
         store.array(key, lambda r=role, s=shard: embedder.encode(s, r, show_progress=True))
     wait()

@@ -161,6 +161,9 @@ class MmebBenchmark:
             )
 
 
+Benchmark = GlyphBenchmark | MmebBenchmark
+
+
 def _published(dataset: str) -> dict[str, Any]:
     table = reference("mmeb_datasets").set_index("dataset")
     return table.loc[dataset, ["meta_task", "distribution", "train_pairs"]].to_dict()
@@ -168,7 +171,7 @@ def _published(dataset: str) -> dict[str, Any]:
 
 def prepare_benchmark(
     world: World, size: benchmark.Size, wanted: Wanted, policy: Policy = "stop", is_fresh: bool = False
-) -> tuple[GlyphBenchmark | MmebBenchmark, str]:
+) -> tuple[Benchmark, str]:
     """Build or download a benchmark, and verify it.
 
     Args:
@@ -207,7 +210,7 @@ def prepare_benchmark(
     return one, f"{one.root.name}: {total} images in {len(verified)} tables, {len(wrong)} of them skipped"
 
 
-def open_benchmark(settings: Mapping[str, Any]) -> GlyphBenchmark | MmebBenchmark:
+def open_benchmark(settings: Mapping[str, Any]) -> Benchmark:
     """The benchmark that notebook 00 prepared.
 
     Args:
