@@ -15,7 +15,7 @@ import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
-from g2e_lib import config
+from g2e_lib import config, costs
 from g2e_lib.provenance import environment
 from g2e_lib.store import write_json
 
@@ -205,6 +205,14 @@ def run(profile: str, notebooks: Sequence[Path], overrides: dict[str, dict[str, 
     print(f"all done in {time.perf_counter() - started:.0f} s", flush=True)  # noqa: T201
 
 
+def all_settings(
+    profile: str, notebooks: Sequence[Path], overrides: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """All parameters that notebooks will run with, by file stem."""
+    settings = config.load_profile(profile)
+    return {p.stem: parameter_defaults(p) | settings.get(p.stem, {}) | overrides.get(p.stem, {}) for p in notebooks}
+
+
 def list_notebooks() -> str:
     """What `--list` prints: notebooks with their questions and parameters, then the profiles."""
     lines = []
@@ -244,6 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         notebooks = select_notebooks(options.first, options.only)
         config.load_profile(options.profile)
         overrides = parse_parameters(options.parameters, notebooks)
+        if not costs.confirm(all_settings(options.profile, notebooks, overrides)):
+            return 0
     except ValueError as error:
         print(f"run_all.sh: {error}", file=sys.stderr)  # noqa: T201
         return 2

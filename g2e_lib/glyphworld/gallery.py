@@ -101,8 +101,10 @@ def rows_figure(datasets: Mapping[str, Sequence[EvalRow]], names: Sequence[str],
         row = datasets[name][0]
         items = (row.query, *row.candidates[: wrong + 1])
         titles = (f"{name}: query", "right", *["wrong"] * wrong)
-        for axis, item, title in zip(axis_row, items, titles, strict=True):
+        for axis, item, title in zip(axis_row, items, titles, strict=False):
             _show_item(axis, item, title)
+        for axis in axis_row[len(items) :]:  # a row may have few candidates
+            axis.set_axis_off()
     figure.tight_layout(pad=0.4)
     return figure
 
