@@ -154,10 +154,14 @@ class Catalogue:
         """Make and save every figure that needs these metrics first of all."""
         self.draw(*(name for name, entry in FIGURES.items() if entry.needs[0] == metrics))
 
+    def claims_now(self, part: str = "", is_short: bool = False) -> pd.DataFrame:
+        """The claims with their verdicts, see claims.claims_table."""
+        found = {name: self.metrics(name) for name in claims.METRICS if self.has(name)}
+        return claims.claims_table(found, self.profile, part, is_short)
+
     def claims(self, part: str = "") -> pd.DataFrame:
-        """The claims with their verdicts: of one part (see claims.CLAIMS) or, with "", all; saved as a table."""
-        table = claims.claims_table({name: self.metrics(name) for name in claims.METRICS if self.has(name)},
-                                    self.profile, part)  # fmt: skip
+        """The claims with their verdicts, of one part (such as "mining") or, with "", all; saved as a table."""
+        table = self.claims_now(part)
         if not table.empty:
             save_table(table, self.results / "tables", f"{part}_claims" if part else "claims")
         return table

@@ -35,6 +35,9 @@ SECTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
+CLAIM_COLUMNS = ["claim", "verdict", "paper", "ours", "n", "source"]  # what a narrow screen should show first
+
+
 def write_pages(catalogue: Catalogue) -> list[Path]:
     """Write `claims.md` and `report.html` from what is stored and drawn; returns their paths."""
     table = catalogue.claims()
@@ -52,7 +55,8 @@ def report_html(catalogue: Catalogue) -> str:
         profile=catalogue.profile,
         rules=claims.RULES,
         tally=[one.split(" ", 1) for one in claims.tally(table).split(", ")],
-        claims=_shown(table),
+        claims=_shown(catalogue.claims_now(is_short=True)[CLAIM_COLUMNS]),
+        all_claims=_shown(table[[*CLAIM_COLUMNS, *(name for name in table if name not in CLAIM_COLUMNS)]]),
         sections=[one for one in (_section(catalogue, stem) for stem in SECTIONS) if one["tables"] or one["figures"]],
         provenance=_shown(provenance_table(catalogue)),
     )
@@ -83,9 +87,7 @@ def _section(catalogue: Catalogue, stem: str) -> dict[str, Any]:
     return {"id": stem, "title": title, "notebook": notebook, "tables": tables, "figures": figures}
 
 
-def _entries(
-    entries: Mapping[str, Entry], metrics: tuple[str, ...], catalogue: Catalogue
-) -> list[tuple[str, Entry]]:
+def _entries(entries: Mapping[str, Entry], metrics: tuple[str, ...], catalogue: Catalogue) -> list[tuple[str, Entry]]:
     return [(n, e) for n, e in entries.items() if e.needs[0] in metrics and all(map(catalogue.has, e.needs))]
 
 

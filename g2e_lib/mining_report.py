@@ -1,14 +1,15 @@
 """Tables and figures of notebook 02: a mined cluster step by step, and miners with their true false negatives."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from g2e_lib.pictures import draw_tile
 from g2e_lib.report import (
@@ -17,7 +18,6 @@ from g2e_lib.report import (
     bars,
     interval,
     legend_above,
-    look,
     mark_best,
     points,
     use_style,
@@ -47,33 +47,43 @@ def steps_table(example: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def steps_figure(example: Mapping[str, Any], results: Path, columns: int = 5) -> Figure:
-    """A query and the targets retrieved for it, nearest first, with their owners' queries and what becomes of them.
+def steps_figure(example: Mapping[str, Any], results: Path, columns: int = 6, unseen: int = 2) -> Figure:
+    """A query and the targets retrieved for it, nearest first, with their owners' captions and what becomes of them.
 
     Args:
         example: metrics/mining_example.json: `anchor` and `steps`, see glyphworld.truth.explain_anchor.
         results: folder that pictures are relative to.
         columns: panels in a row.
+        unseen: how many of the targets that are not looked at are drawn; the table has all of them.
     """
     use_style()
-    steps = example["steps"]
+    looked_at = sum(step["fate"] != "not looked at" for step in example["steps"])
+    steps = example["steps"][: looked_at + unseen]
+    task = _common_words([example["anchor"]["text"], *(one["owner_text"] for one in steps if one["owner"] >= 0)])
     lines = -(-(len(steps) + 1) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(TWO_COLUMNS, 2.2 * lines), squeeze=False)
+    figure, axes = plt.subplots(lines, columns, figsize=(TWO_COLUMNS, 1.95 * lines), squeeze=False)
     panels = axes.flatten()
-    draw_tile(panels[0], {**example["anchor"], "title": "the query"}, results, sizes=(8, 8), width=26)
+    anchor = {**example["anchor"], "text": example["anchor"]["text"].removeprefix(task), "title": "the query"}
+    draw_tile(panels[0], anchor, results, 22, (7.5, 7.5))
     for axis, (rank, step) in zip(panels[1:], enumerate(steps, 1), strict=False):
         colour, fate = FATES[step["fate"]], step["fate"].replace("too similar in query space", "dropped")
-        right = "\nin truth a right answer" if step["is_right"] and step["fate"] != "own positive" else ""
-        owner = f"owner: {step['owner_text']}\n" if step["owner"] >= 0 else ""
-        queries = f", of queries {step['owner_cosine']:.2f}" if step["owner"] >= 0 else ""
+        right = "\n(in truth right)" if step["is_right"] and step["fate"] != "own positive" else ""
+        owner = f"owner: {step['owner_text'].removeprefix(task)}\n" if step["owner"] >= 0 else ""
+        queries = f", queries {step['owner_cosine']:.2f}" if step["owner"] >= 0 else ""
         tile = {"image": step["target_image"], "text": step["target_text"], "title": f"{rank}. {fate}{right}"}
-        tile["caption"] = f"{owner}similarity {step['target_cosine']:.2f}{queries}"
-        draw_tile(axis, tile, results, 30, (7.5, 6.5), colour)
+        tile["caption"] = f"{owner}target {step['target_cosine']:.2f}{queries}"
+        draw_tile(axis, tile, results, 25, (7.5, 6.5), colour)
         axis.title.set(color=colour if colour != "0.5" else "0.35")
     for axis in panels[len(steps) + 1 :]:
         axis.set_visible(False)
-    figure.tight_layout(pad=0.4, h_pad=1.0)
+    figure.tight_layout(pad=0.4, h_pad=0.8)
     return figure
+
+
+def _common_words(texts: Sequence[str]) -> str:
+    """What all texts begin with, up to a colon: the task, which need not be told again and again."""
+    common = os.path.commonprefix(list(texts))
+    return common[: common.rindex(": ") + 2] if ": " in common else ""
 
 
 def miners_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
@@ -137,7 +147,14 @@ def tradeoff_figure(metrics: Mapping[str, Any]) -> Figure:
     use_style()
     figure, axis = plt.subplots(figsize=(TWO_COLUMNS * 0.62, 2.6))
     for index, (name, one) in enumerate(metrics["miners"].items()):
-        points(axis, [one["hardness"]], [one["groups"]["all"]["trained"]], index, label=name, markersize=7, capsize=3)
+        style = {
+            "label": name,
+            "linestyle": "none",
+            "markersize": 8 - 0.9 * index,
+            "capsize": 5,
+            "ecolor": "black",
+        }  # none hides another
+        points(axis, [one["hardness"]], [one["groups"]["all"]["trained"]], index, **style)
     axis.set(xlabel="mean similarity of negatives to the query", ylabel="false negatives (%)")
     axis.set_ylim(bottom=0)
     axis.margins(x=0.15)
@@ -147,20 +164,25 @@ def tradeoff_figure(metrics: Mapping[str, Any]) -> Figure:
 
 
 def histograms_figure(histograms: Mapping[str, Any]) -> Figure:
-    """Similarity to the query of its positive, of true negatives and of false negatives, for each miner."""
+    """Similarity to the query of its positive, of true hard negatives and of false negatives, for each miner."""
     use_style()
     miners, edges = histograms["miners"], np.array(histograms["edges"])
-    figure, axes = plt.subplots(1, len(miners), figsize=(TWO_COLUMNS, 2.2), sharex=True, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(miners), figsize=(TWO_COLUMNS, 2.3), sharex=True, sharey=True, squeeze=False)
     for axis, (name, kinds) in zip(axes[0], miners.items(), strict=True):
-        for index, (kind, counts) in enumerate(kinds.items()):
+        for index, (kind, counts) in zip((0, 2, 5), kinds.items(), strict=True):
             if total := sum(counts):
-                style = look(index + 1)
-                axis.stairs(100 * np.array(counts) / total, edges, color=style["color"], linestyle=style["linestyle"],
-                            linewidth=1.2, fill=False, label=kind)  # fmt: skip
+                colour, shares = COLOURS[index], 100 * np.array(counts) / total
+                if index == 5:  # what must not be mined: a filled shape under the two lines
+                    axis.stairs(shares, edges, color=colour, fill=True, label=kind, zorder=1)
+                else:
+                    line = "-" if index == 0 else (0, (3, 1))
+                    axis.stairs(shares, edges, color=colour, linestyle=line, linewidth=1.3, label=kind, zorder=2)
         axis.set_title(name)
         axis.set_xlabel("cosine")
     used = np.flatnonzero(np.sum([list(kinds.values()) for kinds in miners.values()], axis=(0, 1)))
-    axes[0][0].set_xlim(edges[used[0]] - 0.05, edges[used[-1] + 1] + 0.05)
+    axes[0][0].set_xlim(edges[used[0]] - 0.03, edges[used[-1] + 1] + 0.03)
+    axes[0][0].xaxis.set_major_locator(MaxNLocator(3, steps=[2.5, 5]))
+    axes[0][0].xaxis.set_major_formatter("{x:g}")
     axes[0][0].set_ylabel("share of a kind (%)")
     figure.tight_layout(pad=0.4)
     legend_above(figure, axes[0][0], columns=3)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -90,6 +89,9 @@ def bars(axis: Axes, labels: Sequence[str], series: Mapping[str, Sequence[Estima
         style = {"elinewidth": 0.9, "ecolor": "0.45" if i % len(COLOURS) == 0 else "black"}
         axis.bar(places, values[0], width, yerr=np.abs(values[1:] - values[0]), label=name, color=colour,
                  edgecolor="black", linewidth=0.5, hatch=hatch, error_kw=style)  # fmt: skip
+        for place, value in zip(places, values[0], strict=True):
+            if value == 0:  # measured, and nothing found: not a gap
+                axis.annotate("0", (place, 0), (0, 1), textcoords="offset points", ha="center", fontsize=7)
     axis.set_xticks(np.arange(len(labels)), labels)
     axis.grid(visible=False, axis="x")
 

@@ -124,7 +124,7 @@ def looks_figure(gallery: Mapping[str, Any], results: Path) -> Figure:
 
 def rows_figure(gallery: Mapping[str, Any], results: Path) -> Figure:
     """Rows of MMEB-mini: the query, its right candidate, and some wrong ones."""
-    return _tiles_figure(gallery["rows"], results, columns=6, height=1.9, width=20, sizes=(7.5, 6.5))
+    return _tiles_figure(gallery["rows"], results, columns=6, height=2.05, width=24, sizes=(7.5, 6.5))
 
 
 # --- speed and memory ----------------------------------------------------------------------------------------------
@@ -156,9 +156,9 @@ def speed_table(benchmarks: Mapping[str, Any]) -> pd.DataFrame:
 def speed_figure(benchmarks: Mapping[str, Any]) -> Figure:
     """Speed of embedding, memory of a training step, and time of mining, measured on one machine."""
     use_style()
-    figure, axes = plt.subplots(1, 3, figsize=(TWO_COLUMNS, 2.4))
+    figure, axes = plt.subplots(1, 3, figsize=(TWO_COLUMNS, 2.4), width_ratios=(1.25, 1, 1))
     encode, mine = benchmarks["embedding"], benchmarks["mining"]["cases"]
-    names = {"plain": "plain loop", "ours": "Embedder", "floor": "arithmetic\nalone"}
+    names = {"plain": "plain\nloop", "ours": "Embedder", "floor": "arithmetic\nalone"}
     rates = [encode[f"{key}_items_per_second"] for key in names]
     axes[0].bar(list(names.values()), rates, color=[COLOURS[i] for i in (5, 1, 6)], edgecolor="black", linewidth=0.5)
     axes[0].set_title("embedding: items a second")
@@ -180,6 +180,10 @@ def speed_figure(benchmarks: Mapping[str, Any]) -> Figure:
     axes[2].set(xscale="log", yscale="log", title="mining: seconds", xlabel="pairs")
     axes[2].set_xticks([n for n, _ in ours], [f"{n:,}".replace(",", " ") for n, _ in ours])
     axes[2].xaxis.set_minor_formatter(NullFormatter())
+    for axis in axes[1:]:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
     figure.tight_layout(pad=0.5)
     return figure
 

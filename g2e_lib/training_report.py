@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from g2e_lib.report import (
     NOT_REPRODUCED,
@@ -27,7 +27,6 @@ from g2e_lib.report import (
     reference,
     use_style,
 )
-
 
 # --- training ------------------------------------------------------------------------------------------------------
 
@@ -133,7 +132,7 @@ def training_figure(metrics: Mapping[str, Any]) -> Figure:
 
 def _horizontal(axis: Axes, place: float, one: Mapping[str, Any], index: int, label: str) -> None:
     """One point with its interval lying down, in the look of its number."""
-    style = look(index) | {"markersize": 5, "capsize": 2, "elinewidth": 1.1, "linestyle": "none", "label": label}
+    style = look(index) | {"markersize": 4.5, "capsize": 2, "elinewidth": 1.1, "linestyle": "none", "label": label}
     axis.errorbar(one["value"], place, xerr=[[one["value"] - one["low"]], [one["high"] - one["value"]]], **style)
 
 
@@ -215,7 +214,8 @@ def ablation_figure(metrics: Mapping[str, Any], question: str) -> Figure | None:
     figure, axis = plt.subplots(figsize=(max(ONE_COLUMN, 0.85 * len(names) + 1.6), 2.3))
     for index, (group, shift) in enumerate((("IND", -0.12), ("overall", 0), ("OOD", 0.12))):
         places = [place + shift for place in range(len(names))]
-        points(axis, places, [metrics["arms"][n]["groups"].get(group) for n in names], index, label=group)
+        points(axis, places, [metrics["arms"][n]["groups"].get(group) for n in names], index,
+               label=group, linestyle="none", markersize=5, capsize=2.5)  # fmt: skip
     axis.set_xticks(range(len(names)), _setting_labels(metrics, names, 14), fontsize=8)
     axis.set_ylabel("hit@1 (%)")
     axis.set_title(QUESTIONS.get(question, question))
@@ -251,6 +251,7 @@ def ablation_panel_figure(metrics: Mapping[str, Any], columns: int = 2) -> Figur
         axis.set_yticks([-row for row in range(len(settings))], _setting_labels(metrics, settings, 40))
         axis.set_ylim(-len(settings) + 0.4, 0.6)
         axis.set_title(QUESTIONS.get(question, question))
+    axes[0][0].xaxis.set_major_formatter("{x:+g}")
     for axis in axes[-1]:
         axis.set_xlabel("against base (points of hit@1)")
     figure.tight_layout(pad=0.5)
@@ -271,6 +272,7 @@ def data_efficiency_figure(metrics: Mapping[str, Any]) -> Figure | None:
     axis.set(xscale="log", xlabel="share of the training pairs (%)", ylabel="hit@1 (%)")
     axis.set_xticks(shares, [f"{share:g}" for share in shares])
     axis.xaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout(pad=0.4)
     return figure

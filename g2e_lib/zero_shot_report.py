@@ -124,9 +124,7 @@ def dataset_figure(metrics: dict[str, Any]) -> Figure:
 # --- the modality gap, and why -------------------------------------------------------------------------------------
 
 
-def modality_gap_figure(
-    gap: Mapping[str, Any], trained: Mapping[str, Any] | None = None, columns: int = 4
-) -> Figure:
+def modality_gap_figure(gap: Mapping[str, Any], trained: Mapping[str, Any] | None = None, columns: int = 4) -> Figure:
     """Images and their captions in the two main components, pairs joined; gap: the distance of the two centroids.
 
     Args:

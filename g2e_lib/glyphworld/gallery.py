@@ -75,7 +75,7 @@ def row_tiles(datasets: Mapping[str, Sequence[EvalRow]], names: Sequence[str], w
     for name in names:
         row = datasets[name][0]
         items = (row.query, *row.candidates[: wrong + 1])
-        titles = (f"{name}: query", "right", *["wrong"] * wrong)
+        titles = (f"{name}\nquery", "right", *["wrong"] * wrong)
         tiles += [_item_tile(item, title) for item, title in zip(items, titles, strict=True)]
     return tiles
 
