@@ -4,7 +4,6 @@ The report needs no network and no script: pictures are inside, tables scroll by
 """
 
 import base64
-import os
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -115,6 +114,6 @@ def _embedded(catalogue: Catalogue, name: str, caption: str) -> dict[str, Any]:
     buffer = BytesIO()
     small.save(buffer, format="PNG", optimize=True)
     width, height = (round(side * SCREEN * 1.15 / PIXELS_PER_INCH) for side in small.size)
-    link = Path(os.path.relpath(catalogue.figures / f"{name}.svg", catalogue.results)).as_posix()
+    link = f"../../figures/{catalogue.profile}/{name}.svg"  # from where run_all.sh puts the results in the end
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     return {"data": data, "width": width, "height": height, "caption": caption, "link": link}

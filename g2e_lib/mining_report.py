@@ -150,10 +150,10 @@ def tradeoff_figure(metrics: Mapping[str, Any]) -> Figure:
         style = {
             "label": name,
             "linestyle": "none",
-            "markersize": 8 - 0.9 * index,
+            "markersize": 8 - 0.9 * index,  # smaller and smaller, so that none hides another
             "capsize": 5,
             "ecolor": "black",
-        }  # none hides another
+        }
         points(axis, [one["hardness"]], [one["groups"]["all"]["trained"]], index, **style)
     axis.set(xlabel="mean similarity of negatives to the query", ylabel="false negatives (%)")
     axis.set_ylim(bottom=0)

@@ -69,8 +69,8 @@ def look(index: int) -> dict[str, Any]:
     >>> sorted(look(0))
     ['color', 'linestyle', 'marker']
     """
-    place = index % len(COLOURS)
-    return {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": LINES[place]}
+    turn, place = divmod(index, len(COLOURS))  # the eighth series has the first one's colour, but not its marker
+    return {"color": COLOURS[place], "marker": MARKERS[(place + turn) % 7], "linestyle": LINES[(place + turn) % 7]}
 
 
 def bars(axis: Axes, labels: Sequence[str], series: Mapping[str, Sequence[Estimate | None]]) -> None:
@@ -85,13 +85,14 @@ def bars(axis: Axes, labels: Sequence[str], series: Mapping[str, Sequence[Estima
     for i, (name, estimates) in enumerate(series.items()):
         values = np.array([[one[k] if one else np.nan for k in ("value", "low", "high")] for one in estimates]).T
         places = np.arange(len(labels)) + (i - (len(series) - 1) / 2) * width
-        hatch, colour = HATCHES[i % len(HATCHES)], COLOURS[i % len(COLOURS)]
-        style = {"elinewidth": 0.9, "ecolor": "0.45" if i % len(COLOURS) == 0 else "black"}
+        turn, place = divmod(i, len(COLOURS))
+        hatch, colour = HATCHES[place] + "xxxx" * turn, COLOURS[place]
+        style = {"elinewidth": 0.9, "ecolor": "0.45" if place == 0 else "black"}
         axis.bar(places, values[0], width, yerr=np.abs(values[1:] - values[0]), label=name, color=colour,
                  edgecolor="black", linewidth=0.5, hatch=hatch, error_kw=style)  # fmt: skip
-        for place, value in zip(places, values[0], strict=True):
+        for where, value in zip(places, values[0], strict=True):
             if value == 0:  # measured, and nothing found: not a gap
-                axis.annotate("0", (place, 0), (0, 1), textcoords="offset points", ha="center", fontsize=7)
+                axis.annotate("0", (where, 0), (0, 1), textcoords="offset points", ha="center", fontsize=7)
     axis.set_xticks(np.arange(len(labels)), labels)
     axis.grid(visible=False, axis="x")
 
