@@ -21,6 +21,7 @@ from g2e_lib.store import write_text
 
 TEMPLATES = PACKAGE / "templates"
 PIXELS_PER_INCH, SCREEN = 200, 96  # of saved figures, and of a browser's inch
+MANY, LONG = 12, 24  # a table of more rows is folded; a column with texts of more characters is kept wide
 
 # Title and metrics of each notebook's section, in the order of the page.
 SECTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -94,17 +95,18 @@ def _shown(table: pd.DataFrame) -> dict[str, Any]:
     """A table as the template wants it: columns, and rows of cells with text, style and whether they are the best."""
     best = {tuple(one) for one in table.attrs.get("best", ())}
     styles = {REPRODUCED: "yes", NOT_RUN: "open"}
-    columns = [{"name": str(name), "is_number": looks_numeric(table[name])} for name in table]
+    longest = {name: table[name].astype(str).str.len().max() for name in table}
+    columns = [{"name": str(n), "is_number": looks_numeric(table[n]), "is_long": longest[n] > LONG} for n in table]
     rows = []
     for number, row in enumerate(table.astype(str).to_numpy().tolist()):
         cells = []
         for column, text in zip(columns, row, strict=True):
-            style = "number" if column["is_number"] else ""
+            style = "number" if column["is_number"] else "long" if column["is_long"] else ""
             if column["name"] == "verdict":
                 style = styles.get(text.partition(" (")[0], "no" if text.startswith("not ") else "open")
             cells.append({"text": text, "style": style, "is_best": (number, column["name"]) in best})
         rows.append(cells)
-    return {"columns": columns, "rows": rows}
+    return {"columns": columns, "rows": rows, "is_folded": len(rows) > MANY}
 
 
 def _embedded(catalogue: Catalogue, name: str, caption: str) -> dict[str, Any]:

@@ -66,11 +66,13 @@ def use_style() -> None:
 def look(index: int) -> dict[str, Any]:
     """Colour, marker and line style of the series with this number; the same in every figure.
 
-    >>> sorted(look(0))
-    ['color', 'linestyle', 'marker']
+    >>> look(1)["marker"], look(1)["linestyle"]
+    ('s', '--')
     """
     turn, place = divmod(index, len(COLOURS))  # the eighth series has the first one's colour, but not its marker
-    return {"color": COLOURS[place], "marker": MARKERS[(place + turn) % 7], "linestyle": LINES[(place + turn) % 7]}
+    marker, line = MARKERS[(place + turn) % len(MARKERS)], LINES[(place + turn) % len(LINES)]
+    edge = {"markeredgecolor": "black", "markeredgewidth": 0.6}  # so that light colours show on white
+    return {"color": COLOURS[place], "marker": marker, "linestyle": line, **edge}
 
 
 def bars(axis: Axes, labels: Sequence[str], series: Mapping[str, Sequence[Estimate | None]]) -> None:
@@ -103,7 +105,14 @@ def points(
     """One series of points with vertical intervals, in the look of its number; what was not measured is left out."""
     shown = [(place, one) for place, one in zip(places, estimates, strict=True) if one]
     values = np.array([[one[k] for k in ("value", "low", "high")] for _, one in shown]).reshape(-1, 3).T
-    appearance = {**look(index), "markersize": 4, "linewidth": 1, "elinewidth": 0.9, "capsize": 1.5, **style}
+    appearance = {
+        **look(index),
+        "markersize": 4,
+        "linewidth": 1,
+        "elinewidth": 0.9,
+        "capsize": 1.5,
+        "ecolor": "0.25",
+    } | style
     axis.errorbar([place for place, _ in shown], values[0], yerr=np.abs(values[1:] - values[0]), **appearance)
 
 

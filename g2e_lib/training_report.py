@@ -132,7 +132,8 @@ def training_figure(metrics: Mapping[str, Any]) -> Figure:
 
 def _horizontal(axis: Axes, place: float, one: Mapping[str, Any], index: int, label: str) -> None:
     """One point with its interval lying down, in the look of its number."""
-    style = look(index) | {"markersize": 4.5, "capsize": 2, "elinewidth": 1.1, "linestyle": "none", "label": label}
+    style = look(index) | {"markersize": 4.5, "capsize": 2, "elinewidth": 1, "ecolor": "0.25"}
+    style |= {"linestyle": "none", "label": label}
     axis.errorbar(one["value"], place, xerr=[[one["value"] - one["low"]], [one["high"] - one["value"]]], **style)
 
 
