@@ -213,6 +213,7 @@ def to_tex(table: pd.DataFrame) -> str:
     shown = _formatted(table, escape_tex, r"\textbf{{{}}}")
     layout = "".join("r" if looks_numeric(table[column]) else "l" for column in table)
     lines = [" & ".join(cells) + r" \\" for cells in (list(shown.columns), *shown.to_numpy().tolist())]
+    lines = ["{}" + line if line.startswith("[") else line for line in lines]  # else an option of the rule above
     body = ["\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule"]
     return "\n".join([f"\\begin{{tabular}}{{{layout}}}", *body, "\\end{tabular}"]) + "\n"
 

@@ -98,6 +98,10 @@ def test_tex_is_well_formed(table):
         assert bare.count("{") == bare.count("}")
 
 
+def test_a_row_that_begins_with_a_bracket_is_no_option():
+    assert "\\midrule\n{}[x] " in report.to_tex(pd.DataFrame({"a": ["[x]"]}))
+
+
 def test_pipes_do_not_break_markdown():
     text = report.to_markdown(pd.DataFrame({"a": ["x|y"]}))
     assert "x\\|y" in text
