@@ -19,6 +19,7 @@ NOTEBOOKS = ROOT / "notebooks"
 PROFILES = NOTEBOOKS / "profiles"
 RESULTS = ROOT / "results"
 FIGURES = ROOT / "figures"
+BENCHMARKS = ROOT / "benchmarks"  # scripts that measure speed and memory, and what they measured
 # Data sets, embeddings and other things that can be made again; G2E_CACHE moves it to a larger disk.
 CACHE = Path(os.environ.get("G2E_CACHE", ROOT / "cache")).resolve()
 DATA = CACHE / "mmeb"  # the papers' own data, where a profile asks for them

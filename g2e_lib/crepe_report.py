@@ -1,6 +1,6 @@
 """Tables and figures of SugarCrepe and SugarCrepe++, from stored results only: no model, no torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -12,16 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from g2e_lib.report import (
-    NOT_REPRODUCED,
-    REPRODUCED,
-    TWO_COLUMNS,
-    difference_claim,
-    flipped,
-    interval,
-    reference,
-    use_style,
-)
+from g2e_lib.report import COLOURS, TWO_COLUMNS, horizontal, interval, mark_best, reference, use_style
 
 CREPE_GROUPS = ("replace", "swap", "add", "mean")
 TITLES = {
@@ -29,18 +20,16 @@ TITLES = {
     ("sugarcrepe_pp", "image"): "SugarCrepe++, image to text",
     ("sugarcrepe_pp", "text"): "SugarCrepe++, text alone",
 }
-# Gen2Embed's and UniME's claims are about these.
-TRAINED, RIVAL, UNTRAINED = "SaHa", "UniME stage 1 + 2", "zero-shot: hierarchical"
 
 
-def crepe_table(metrics: Mapping[str, Any], name: str, kind: str, profile: str) -> pd.DataFrame:
+def crepe_table(metrics: Mapping[str, Any], profile: str, name: str, kind: str) -> pd.DataFrame:
     """Share of rows that are right in percent, by subset and group; groups and mean weigh subsets alike.
 
     Args:
         metrics: metrics/sugarcrepe.json.
+        profile: its name; the papers' rows, which exist for SugarCrepe's groups, are left out for `smoke`.
         name: "sugarcrepe" or "sugarcrepe_pp".
         kind: "image" or "text".
-        profile: its name; the papers' rows, which exist for SugarCrepe's groups, are left out for `smoke`.
     """
     methods = metrics["sets"][name][kind]
     subsets, groups = (list(next(iter(methods.values()))[key]) for key in ("subsets", "groups"))
@@ -54,7 +43,8 @@ def crepe_table(metrics: Mapping[str, Any], name: str, kind: str, profile: str) 
         cells = {key: interval(one["groups"][key]) for key in groups}
         cells |= {key: interval(one["subsets"][key]) for key in subsets}
         rows.append({"": f"{profile}: {method}", **cells, "n": str(one["groups"]["mean"]["n"])})
-    return pd.DataFrame(rows)
+    ours = list(range(len(rows) - len(methods), len(rows)))
+    return mark_best(pd.DataFrame(rows), ours, [*groups, *subsets])
 
 
 def crepe_differences_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
@@ -71,40 +61,34 @@ def crepe_differences_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def crepe_figure(metrics: Mapping[str, Any], name: str, kind: str) -> Figure:
-    """Share of rows that are right by method and group, with intervals; dashed: guessing."""
+    """Share of rows that are right by method and group, with 95 % intervals; dashed: guessing."""
     use_style()
     methods = metrics["sets"][name][kind]
     groups = [g for g in CREPE_GROUPS if g in next(iter(methods.values()))["groups"]]
-    names = list(methods)[::-1]
-    figure, axes = plt.subplots(
-        1, len(groups), figsize=(TWO_COLUMNS, 0.17 * len(names) + 0.8), sharey=True, sharex=True
-    )
+    size = (TWO_COLUMNS, 0.17 * len(methods) + 0.8)
+    figure, axes = plt.subplots(1, len(groups), figsize=size, sharey=True, sharex=True)
     for axis, group in zip(axes, groups, strict=True):
-        for place, method in enumerate(names):
-            one = methods[method]["groups"][group]
-            marker = "o" if method.startswith("zero-shot") else "s"
-            axis.plot((one["low"], one["high"]), (place, place), color="black", linewidth=1)
-            axis.plot(one["value"], place, marker, color="black", markersize=4,
-                      markerfacecolor="white" if marker == "o" else "black")  # fmt: skip
+        for place, (method, one) in enumerate(methods.items()):
+            horizontal(axis, -place, one["groups"][group], 0 if method.startswith("zero-shot") else 2, method)
         # One true caption against the negative is a coin; two that must both win, or be closest, one in three.
         axis.axvline(50 if name == "sugarcrepe" else 100 / 3, color="0.5", linewidth=0.8, linestyle="--")
         axis.set_title(group)
         axis.set_xlabel("right (%)")
-    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_yticks([-place for place in range(len(methods))], list(methods))
     figure.suptitle(TITLES[name, kind], fontsize=9)
     figure.tight_layout(pad=0.4)
     return figure
 
 
-def gallery_figure(metrics: Mapping[str, Any], methods: Sequence[str], folder: Path) -> Figure:
+def crepe_gallery_figure(metrics: Mapping[str, Any], results: Path) -> Figure:
     """For each method and group the row it gets most wrong, with both captions.
 
     Args:
         metrics: metrics/sugarcrepe.json.
-        methods: those to show.
-        folder: that the paths of images are relative to.
+        results: folder that the paths of images are relative to.
     """
     use_style()
+    methods = [m for m in metrics["gallery"] if not m.startswith("zero-shot") or m.endswith(": hierarchical")]
     groups = CREPE_GROUPS[:-1]
     figure, axes = plt.subplots(len(methods), len(groups), figsize=(TWO_COLUMNS, 1.05 * len(methods)), squeeze=False)
     for line, method in zip(axes, methods, strict=True):
@@ -117,43 +101,15 @@ def gallery_figure(metrics: Mapping[str, Any], methods: Sequence[str], folder: P
                 axis.text(0.1, 0.5, f"{group}: no row is wrong", fontsize=7, va="center")
                 continue
             one = shown[group]
-            with Image.open(folder / one["image"]) as image:
+            with Image.open(results / one["image"]) as image:
                 axis.imshow(np.asarray(image.convert("RGB")), extent=(0, 1, 1, 0), aspect="equal")
             axis.add_patch(Rectangle((0, 0), 1, 1, fill=False, edgecolor="0.6", linewidth=0.5))
             head = f"{one['subset']} ({group}: {one['wrong']} of {one['of']} wrong)"
-            texts = ((0.0, head, "black"), (0.22, f"true: {one['caption']}", "#00664A"))
-            texts += ((0.62, f"preferred: {one['negative']} (by {-one['margin']:.2f})", "#B04A00"),)
+            texts = ((0.0, head, "black"), (0.22, f"true: {one['caption']}", COLOURS[1]))
+            texts += ((0.62, f"preferred: {one['negative']} (by {-one['margin']:.2f})", COLOURS[2]),)
             for height, text, colour in texts:
                 axis.text(1.06, height, fill(text, 40), fontsize=5, color=colour, va="top")
             axis.set_xlim(0, 3.2)
         line[0].text(-0.05, 0.5, fill(method, 16), rotation=90, fontsize=6, ha="right", va="center")
     figure.tight_layout(pad=0.3)
     return figure
-
-
-def crepe_claims(metrics: Mapping[str, Any]) -> pd.DataFrame:
-    """What the papers say of composition: above guessing, better than the rival, and not lost in training.
-
-    An advantage is reproduced if its whole interval is above zero (for guessing: above 50 %); "survives" is
-    reproduced unless the whole interval of the difference is below zero.
-    """
-    claims = []
-    for (name, kind), title in TITLES.items():
-        methods, differences = metrics["sets"][name][kind], metrics["differences"][name][kind]
-        if name == "sugarcrepe" and TRAINED in methods:
-            swap = methods[TRAINED]["groups"]["swap"]
-            claim = {"claim": f"{TRAINED} is no bag of words: {title}, swap, above 50 %", "source": "Gen2Embed"}
-            claim |= {"paper": "above", "ours": f"{interval(swap)} %", "n": swap["n"]}
-            claims.append(claim | {"verdict": REPRODUCED if swap["low"] > 50 else NOT_REPRODUCED})
-        for method in (TRAINED, RIVAL):
-            one = differences.get(UNTRAINED, {}).get(method)
-            if one:
-                row = difference_claim(
-                    f"composition survives training with {method}: {title}", "both papers", "not lower", one["mean"]
-                )
-                claims.append(row | {"verdict": REPRODUCED if one["mean"]["high"] >= 0 else NOT_REPRODUCED})
-        rival = differences.get(TRAINED, {}).get(RIVAL)
-        if rival:
-            statement = f"{TRAINED} beats {RIVAL}: {title}"
-            claims.append(difference_claim(statement, "Gen2Embed", "positive", flipped(rival["mean"])))
-    return pd.DataFrame(claims)

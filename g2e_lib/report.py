@@ -1,16 +1,18 @@
-"""Tables and figures, from stored results only: no model, no torch."""
+"""What all tables and figures share: one style, saving, intervals, the papers' rows, and the rule of a verdict.
 
-from collections.abc import Sequence
+From stored results only: no model, no torch.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
-from PIL import Image
 
 from g2e_lib.config import PACKAGE
 from g2e_lib.store import atomic_path, write_text
@@ -22,28 +24,109 @@ META_TASKS = ("classification", "vqa", "retrieval", "grounding")
 GROUPS = (*META_TASKS, "IND", "OOD", "overall")
 TITLES = {"classification": "Classif.", "vqa": "VQA", "retrieval": "Retrieval", "grounding": "Grounding"}
 TITLES |= {"IND": "IND", "OOD": "OOD", "overall": "Overall"}
+
+Estimate = Mapping[str, Any]  # value, low, high, n
+
+# --- style ---------------------------------------------------------------------------------------------------------
+
 ONE_COLUMN, TWO_COLUMNS = 3.5, 7.2  # inches, of a two-column paper
+# Told apart by colour-blind readers (after Okabe and Ito), and in black and white by lightness, dark to light.
+COLOURS = ("#1f1f1f", "#0b5394", "#c4440c", "#0f9d76", "#e08fc0", "#7cc6f2", "#f6de6c")
+HATCHES = ("", "", "////", "", "....", "\\\\\\\\", "")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 
 
 def use_style() -> None:
-    """One look for all figures: colour-blind safe, readable small."""
+    """One look for all figures: colour-blind safe, fit for black and white, readable at half size."""
     sns.set_theme(
         context="paper",
         style="whitegrid",
-        palette="colorblind",
+        palette=sns.color_palette(COLOURS),
         rc={
             "figure.dpi": 110,
+            "figure.figsize": (TWO_COLUMNS, 2.6),
             "savefig.dpi": 200,
             "savefig.bbox": "tight",
             "svg.hashsalt": "g2e_lib",  # otherwise every SVG gets new random ids
             "svg.fonttype": "none",
+            "font.size": 9,
             "axes.titlesize": 9,
             "axes.labelsize": 9,
+            "axes.edgecolor": "0.3",
+            "grid.color": "0.88",
+            "hatch.linewidth": 0.6,
             "legend.fontsize": 8,
             "xtick.labelsize": 8,
             "ytick.labelsize": 8,
         },
     )
+
+
+def look(index: int) -> dict[str, Any]:
+    """Colour, marker and line style of the series with this number; the same in every figure.
+
+    >>> look(1)["marker"], look(1)["linestyle"]
+    ('s', '--')
+    """
+    turn, place = divmod(index, len(COLOURS))  # the eighth series has the first one's colour, but not its marker
+    marker, line = MARKERS[(place + turn) % len(MARKERS)], LINES[(place + turn) % len(LINES)]
+    edge = {"markeredgecolor": "black", "markeredgewidth": 0.6}  # so that light colours show on white
+    return {"color": COLOURS[place], "marker": marker, "linestyle": line, **edge}
+
+
+def bars(axis: Axes, labels: Sequence[str], series: Mapping[str, Sequence[Estimate | None]]) -> None:
+    """Groups of bars with their intervals; what was not measured leaves a gap.
+
+    Args:
+        axis: to draw on.
+        labels: one a group.
+        series: by name an estimate, or None, for each group.
+    """
+    width = 0.86 / len(series)
+    for i, (name, estimates) in enumerate(series.items()):
+        values = np.array([[one[k] if one else np.nan for k in ("value", "low", "high")] for one in estimates]).T
+        places = np.arange(len(labels)) + (i - (len(series) - 1) / 2) * width
+        turn, place = divmod(i, len(COLOURS))
+        hatch, colour = HATCHES[place] + "xxxx" * turn, COLOURS[place]
+        style = {"elinewidth": 0.9, "ecolor": "0.45" if place == 0 else "black"}
+        axis.bar(places, values[0], width, yerr=np.abs(values[1:] - values[0]), label=name, color=colour,
+                 edgecolor="black", linewidth=0.5, hatch=hatch, error_kw=style)  # fmt: skip
+        for where, value in zip(places, values[0], strict=True):
+            if value == 0:  # measured, and nothing found: not a gap
+                axis.annotate("0", (where, 0), (0, 1), textcoords="offset points", ha="center", fontsize=7)
+    axis.set_xticks(np.arange(len(labels)), labels)
+    axis.grid(visible=False, axis="x")
+
+
+def points(
+    axis: Axes, places: Sequence[float], estimates: Sequence[Estimate | None], index: int, **style: object
+) -> None:
+    """One series of points with vertical intervals, in the look of its number; what was not measured is left out."""
+    shown = [(place, one) for place, one in zip(places, estimates, strict=True) if one]
+    values = np.array([[one[k] for k in ("value", "low", "high")] for _, one in shown]).reshape(-1, 3).T
+    appearance = {
+        **look(index),
+        "markersize": 4,
+        "linewidth": 1,
+        "elinewidth": 0.9,
+        "capsize": 1.5,
+        "ecolor": "0.25",
+    } | style
+    axis.errorbar([place for place, _ in shown], values[0], yerr=np.abs(values[1:] - values[0]), **appearance)
+
+
+def horizontal(axis: Axes, place: float, one: Estimate, index: int, label: str) -> None:
+    """One point with its interval lying down, in the look of its number."""
+    style = look(index) | {"markersize": 4.5, "capsize": 2, "elinewidth": 1, "ecolor": "0.25"}
+    style |= {"linestyle": "none", "label": label}
+    axis.errorbar(one["value"], place, xerr=[[one["value"] - one["low"]], [one["high"] - one["value"]]], **style)
+
+
+def legend_above(figure: Figure, axis: Axes, columns: int) -> None:
+    """One legend for the whole figure, over it."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, ncols=columns, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
@@ -53,13 +136,10 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
             figure.savefig(partial, format=suffix[1:], metadata=metadata)
 
 
-def save_table(table: pd.DataFrame, folder: Path, name: str) -> None:
-    """Write `<name>.csv` and `<name>.md`."""
-    write_text(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
-    write_text(folder / f"{name}.md", table.to_markdown(index=False, disable_numparse=True) + "\n")
+# --- tables --------------------------------------------------------------------------------------------------------
 
 
-def interval(estimate: dict[str, Any], signed: bool = False) -> str:
+def interval(estimate: Estimate, signed: bool = False) -> str:
     """An estimate as text.
 
     >>> interval({"value": 43.21, "low": 40.0, "high": 46.55, "n": 300})
@@ -71,106 +151,90 @@ def interval(estimate: dict[str, Any], signed: bool = False) -> str:
     return f"{estimate['value']:{form}} [{estimate['low']:{form}}, {estimate['high']:{form}}]"
 
 
+def mark_best(
+    table: pd.DataFrame, rows: Sequence[int], columns: Sequence[str], by_row: bool = False, lowest: bool = False
+) -> pd.DataFrame:
+    """Note which cells are the best, to be set in bold; ties all are.
+
+    Args:
+        table: cells are texts that begin with a number, or hold none.
+        rows: positions of the rows that compete: ours, not the paper's, and no differences.
+        columns: names of the columns that hold scores.
+        by_row: compare the columns of each row, instead of the rows of each column.
+        lowest: the lowest is best.
+
+    Returns:
+        The same table, with `attrs["best"]`: [row, column] pairs.
+    """
+    numbers = {(row, column): _number(table[column].iloc[row]) for row in rows for column in columns}
+    best = []
+    for place in rows if by_row else columns:
+        rivals = {key: v for key, v in numbers.items() if key[0 if by_row else 1] == place and v is not None}
+        if len(rivals) > 1:
+            top = min(rivals.values()) if lowest else max(rivals.values())
+            best += [list(key) for key, value in rivals.items() if value == top]
+    table.attrs["best"] = best
+    return table
+
+
+def _number(cell: object) -> float | None:
+    found = re.match(r"[+-]?\d+(\.\d+)?", str(cell))
+    return float(found[0]) if found else None
+
+
+def looks_numeric(cells: pd.Series) -> bool:
+    """Whether every cell is a number, perhaps with its interval, or a dash."""
+    shape = re.compile(r"[+-]?[\d.]+%?\*?( \[[^\]]*\]\*?)?( points)?|–|")
+    return all(shape.fullmatch(cell) for cell in cells.astype(str))
+
+
+TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
+TEX |= {character: f"\\{character}" for character in "&%$#_{}"} | {"<": r"\textless{}", ">": r"\textgreater{}"}
+
+
+def escape_tex(text: str) -> str:
+    r"""Text as LaTeX prints it.
+
+    >>> escape_tex("50 % of a_b")
+    '50 \\% of a\\_b'
+    """
+    return "".join(TEX.get(character, character) for character in text)
+
+
+def _formatted(table: pd.DataFrame, escape: Callable[[str], str], bold: str) -> pd.DataFrame:
+    """All cells as escaped texts, the best ones set in bold; `bold` has {} where the text goes."""
+    shown = table.astype(str).map(escape)
+    for row, column in table.attrs.get("best", ()):
+        shown.iloc[row, shown.columns.get_loc(column)] = bold.format(shown[column].iloc[row])
+    return shown.rename(columns=lambda name: escape(str(name)))
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """A Markdown table, the best cells bold."""
+    shown = _formatted(table, lambda text: text.replace("|", "\\|").replace("\n", " "), "**{}**")
+    return shown.to_markdown(index=False, disable_numparse=True) + "\n"
+
+
+def to_tex(table: pd.DataFrame) -> str:
+    r"""A LaTeX tabular with booktabs' rules, the best cells bold; put it into a table environment."""
+    shown = _formatted(table, escape_tex, r"\textbf{{{}}}")
+    layout = "".join("r" if looks_numeric(table[column]) else "l" for column in table)
+    lines = [" & ".join(cells) + r" \\" for cells in (list(shown.columns), *shown.to_numpy().tolist())]
+    lines = ["{}" + line if line.startswith("[") else line for line in lines]  # else an option of the rule above
+    body = ["\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule"]
+    return "\n".join([f"\\begin{{tabular}}{{{layout}}}", *body, "\\end{tabular}"]) + "\n"
+
+
+def save_table(table: pd.DataFrame, folder: Path, name: str) -> None:
+    """Write `<name>.csv`, `<name>.md` and `<name>.tex`."""
+    write_text(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_text(folder / f"{name}.md", to_markdown(table))
+    write_text(folder / f"{name}.tex", to_tex(table))
+
+
 def reference(name: str) -> pd.DataFrame:
     """A table of published numbers: "gen2embed_mmeb", "unime_mmeb", "unime_retrieval" or "mmeb_datasets"."""
     return pd.read_csv(REFERENCE / f"{name}.csv")
-
-
-def environment_table(environment: dict[str, Any]) -> pd.DataFrame:
-    """Versions and machine, as one block to paste into a bug report."""
-    facts = {key: value for key, value in environment.items() if key != "libraries"}
-    rows = {
-        **facts,
-        **{f"{name} (library)": version or "not installed" for name, version in environment["libraries"].items()},
-    }
-    return pd.DataFrame({"what": list(rows), "value": [str(value) for value in rows.values()]})
-
-
-def benchmark_table(facts: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """The datasets of MMEB-mini with their sizes and the reason for IND or OOD."""
-    columns = {"meta_task": "meta-task", "distribution": "IND/OOD", "queries": "queries", "train_pairs": "train pairs"}
-    columns |= {"fewest_candidates": "candidates (fewest)", "why": "why"}
-    return pd.DataFrame([{"dataset": n, **{c: f[k] for k, c in columns.items()}} for n, f in facts.items()])
-
-
-def model_table(facts: dict[str, Any]) -> pd.DataFrame:
-    """What is known about a base model's training, one fact a row."""
-    rows = {k: v for k, v in facts.items() if not isinstance(v, dict)}
-    rows |= {f"recipe: {k}": v for k, v in facts.get("recipe", {}).items()}
-    return pd.DataFrame({"fact": list(rows), "value": [str(value) for value in rows.values()]})
-
-
-def competence_table(records: Sequence[dict[str, Any]], gates: dict[str, Sequence[float]]) -> pd.DataFrame:
-    """Share of exactly right answers by kind of question, from images and from texts, with the share required.
-
-    Args:
-        records: kind, source ("image" or "text"), and an estimate in percent.
-        gates: kind -> required share from images and from texts, 0 to 1.
-    """
-    by_kind: dict[str, dict[str, Any]] = {}
-    for record in records:
-        by_kind.setdefault(record["kind"], {})[record["source"]] = record
-    rows = []
-    for kind, one in sorted(by_kind.items(), key=lambda pair: (pair[0] not in gates, pair[0])):
-        required = [f"{100 * share:.0f}" for share in gates.get(kind, ())] or ["–", "–"]
-        rows.append(
-            {
-                "question": kind,
-                "from image (%)": interval(one["image"]),
-                "required": required[0],
-                "from text (%)": interval(one["text"]),
-                "required ": required[1],
-                "n": f"{one['image']['n']} + {one['text']['n']}",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def base_models_table(models: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Every base model that was trained, with what it can do; missing numbers were not measured."""
-    return pd.DataFrame(models).fillna("–")
-
-
-def item_image(item: Any, side: int = 192) -> Image.Image:  # noqa: ANN401 (anything with an image path)
-    """An item's picture, enlarged to look at."""
-    with Image.open(item.image) as image:
-        return image.convert("RGB").resize((side, side), Image.Resampling.NEAREST)
-
-
-def replies_table(records: Sequence[dict[str, str]]) -> pd.DataFrame:
-    """What was asked and what the model answered."""
-    return pd.DataFrame(records)
-
-
-def prompt_tokens_table(lines: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The tokens of one prompt, a chat line a row; the pooled token is marked."""
-    rows, position = [], 0
-    for line in lines:
-        tokens = list(line["tokens"])
-        first = position
-        position += sum(int(token.partition(" x ")[2] or 1) if token.startswith("<|") else 1 for token in tokens)
-        if line["is_pooled"]:
-            tokens[-1] += "  <- pooled"
-        rows.append({"from token": first, "tokens": " | ".join(tokens)})
-    return pd.DataFrame(rows)
-
-
-def learning_curve_figure(records: Sequence[dict[str, Any]]) -> Figure:
-    """Loss of both phases of pre-training over their steps."""
-    use_style()
-    phases = {"vision": "vision tower: loss (nats a cell)", "language": "language: loss (nats a token)"}
-    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.2))
-    for axis, (phase, label) in zip(axes, phases.items(), strict=True):
-        points = [(r["step"], r["loss"]) for r in records if r.get("phase") == phase]
-        axis.plot(*np.array(points).T, color="black", linewidth=1)
-        axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter(NullFormatter())
-        axis.set_xlabel("step")
-        axis.set_title(label)
-    figure.tight_layout()
-    return figure
 
 
 def paper_row(label: str, row: pd.Series) -> dict[str, str]:
@@ -186,135 +250,14 @@ def our_row(label: str, groups: dict[str, dict], signed: bool = False) -> dict[s
     return {"": label, **cells, "n": str(groups["overall"]["n"])}
 
 
-def zero_shot_table(metrics: dict[str, Any], profile: str) -> pd.DataFrame:
-    """Table 1: hit@1 without training, baseline prompt against hierarchical, beside the paper's rows.
-
-    Args:
-        metrics: metrics/zero_shot.json.
-        profile: its name, shown with our rows; the numbers of `smoke` are never shown beside the paper's.
-    """
-    published = reference("gen2embed_mmeb").query("setting == 'zero_shot'")
-    rows = [paper_row(f"paper, {row.model}: {row.method}", row) for _, row in published.iterrows()]
-    rows = [] if profile == "smoke" else rows
-    prompts, differences = metrics["prompts"], metrics["differences"].get("none", {})
-    for name, label in (("none", "no prompt"), ("hierarchical", "hierarchical prompt")):
-        if name in prompts:
-            rows.append(our_row(f"{profile}: {label}", prompts[name]["groups"]))
-    if "hierarchical" in differences:
-        rows.append(our_row("difference, paired", differences["hierarchical"], signed=True))
-    return pd.DataFrame(rows)
+def seed_spread(values: Sequence[float]) -> str:
+    """Number of seeds, and the standard deviation of the overall score over them."""
+    return "1" if len(values) == 1 else f"{len(values)}, sd {np.std(values, ddof=1):.1f}"
 
 
-def prompt_table(metrics: dict[str, Any]) -> pd.DataFrame:
-    """The prompt ablation: hit@1 of every prompt by meta-task and distribution."""
-    return pd.DataFrame([our_row(name, one["groups"]) for name, one in metrics["prompts"].items()])
+# --- verdicts ------------------------------------------------------------------------------------------------------
 
-
-def difference_table(metrics: dict[str, Any]) -> pd.DataFrame:
-    """Prompts against no prompt and against the hierarchical one, in points, paired on the same queries."""
-    rows = [
-        our_row(f"{name} - {baseline}", one, signed=True)
-        for baseline, others in metrics["differences"].items()
-        for name, one in others.items()
-    ]
-    return pd.DataFrame(rows)
-
-
-def dataset_table(metrics: dict[str, Any]) -> pd.DataFrame:
-    """hit@1 of every prompt on every dataset, with the chance level; * marks what is no better than chance."""
-    rows = []
-    for name, info in metrics["datasets"].items():
-        head = {"dataset": name, "meta-task": info["meta_task"], "IND/OOD": info["distribution"], "n": info["n"]}
-        head |= {"chance": f"{info['chance']:.1f}"}
-        for prompt, one in metrics["prompts"].items():
-            estimate = one["datasets"][name]
-            head[prompt] = interval(estimate) + ("*" if estimate["low"] <= info["chance"] else "")
-        rows.append(head)
-    return pd.DataFrame(rows)
-
-
-def zero_shot_figure(metrics: dict[str, Any]) -> Figure:
-    """Bars of hit@1 by prompt and group, with intervals."""
-    use_style()
-    names = list(metrics["prompts"])
-    shown = [group for group in GROUPS if group in metrics["prompts"][names[0]]["groups"]]
-    figure, axis = plt.subplots(figsize=(TWO_COLUMNS, 2.6))
-    width = 0.85 / len(names)
-    for i, (name, colour) in enumerate(zip(names, sns.color_palette("colorblind", len(names)), strict=True)):
-        groups = metrics["prompts"][name]["groups"]
-        values = np.array([[groups[g][k] for g in shown] for k in ("value", "low", "high")])
-        places = np.arange(len(shown)) + (i - (len(names) - 1) / 2) * width
-        error = np.abs(values[1:] - values[0])
-        axis.bar(places, values[0], width, yerr=error, label=name, color=colour, edgecolor="black", linewidth=0.4,
-                 hatch=("", "//", "..", "", "xx", "\\\\", "++")[i % 7], error_kw={"elinewidth": 0.7})  # fmt: skip
-    axis.set_xticks(np.arange(len(shown)), [TITLES[g] for g in shown])
-    axis.set_ylabel("hit@1 (%)")
-    axis.grid(visible=False, axis="x")
-    axis.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.3), frameon=False)
-    return figure
-
-
-def dataset_figure(metrics: dict[str, Any]) -> Figure:
-    """A heat map of hit@1 by dataset and prompt, out-of-distribution datasets marked."""
-    use_style()
-    names, datasets = list(metrics["prompts"]), metrics["datasets"]
-    values = [[metrics["prompts"][p]["datasets"][d]["value"] for p in names] for d in datasets]
-    labels = [f"{d} ({info['distribution']})" for d, info in datasets.items()]
-    figure, axis = plt.subplots(figsize=(TWO_COLUMNS * 0.8, 0.24 * len(datasets) + 1.0))
-    sns.heatmap(
-        pd.DataFrame(values, index=labels, columns=names),
-        annot=True, fmt=".0f", cmap="cividis", vmin=0, vmax=100, ax=axis, cbar_kws={"label": "hit@1 (%)"},
-    )  # fmt: skip
-    axis.set_xticks(axis.get_xticks(), names, rotation=30, ha="right", rotation_mode="anchor")
-    return figure
-
-
-def modality_gap_figure(gap: dict[str, Any]) -> Figure:
-    """Paired images and texts in two principal components, one panel a prompt, pairs joined; gap: centroid distance."""
-    use_style()
-    panels = gap["panels"]
-    figure, axes = plt.subplots(1, len(panels), figsize=(TWO_COLUMNS, 2.7), squeeze=False)
-    colours = sns.color_palette("colorblind")
-    for axis, (name, panel) in zip(axes[0], panels.items(), strict=True):
-        image, text = np.array(panel["image"]), np.array(panel["text"])
-        axis.plot(*np.stack((image, text), axis=1).T.reshape(2, 2, -1), color="0.8", linewidth=0.4, zorder=1)
-        axis.scatter(*image.T, s=9, color=colours[0], marker="o", label="image", zorder=2)
-        axis.scatter(*text.T, s=9, color=colours[1], marker="^", label="text", zorder=2)
-        axis.set_title(f"{name}\ngap {panel['gap']['centroid_distance']['value']:.2f}")
-        axis.set_xticks([])
-        axis.set_yticks([])
-    axes[0][0].legend(loc="best", frameon=True)
-    return figure
-
-
-def next_words_table(words: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The likeliest next words after an image and after its caption, by prompt."""
-    shown = [
-        {
-            "prompt": one["prompt"],
-            "image": ", ".join(f"{w} {p:.2f}" for w, p in one["image"]),
-            "caption": ", ".join(f"{w} {p:.2f}" for w, p in one["text"]),
-            "shared probability (%)": interval(one["overlap"]),
-            "n": one["overlap"]["n"],
-        }
-        for one in words
-    ]
-    return pd.DataFrame(shown)
-
-
-def modality_gap_table(gap: dict[str, Any]) -> pd.DataFrame:
-    """The modality gap in numbers, by prompt."""
-    rows = []
-    for name, panel in gap["panels"].items():
-        cells = {
-            title: "{value:.3f} [{low:.3f}, {high:.3f}]".format(**panel["gap"][key])
-            for key, title in (("centroid_distance", "centroid distance"), ("paired_cosine", "cosine of pairs"))
-        }
-        rows.append({"prompt": name, **cells, "n": panel["gap"]["centroid_distance"]["n"]})
-    return pd.DataFrame(rows)
-
-
-REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced at this scale"
+REPRODUCED, NOT_REPRODUCED, NOT_RUN = "reproduced", "not reproduced at this scale", "not run"
 
 
 def difference_claim(statement: str, source: str, paper: str, estimate: dict[str, Any]) -> dict[str, str]:
@@ -331,48 +274,3 @@ def flipped(estimate: dict[str, Any]) -> dict[str, Any]:
     {'value': -1.0, 'low': -3.0, 'high': 1.0, 'n': 9}
     """
     return {"value": -estimate["value"], "low": -estimate["high"], "high": -estimate["low"], "n": estimate["n"]}
-
-
-def zero_shot_claims(metrics: dict[str, Any], gap: dict[str, Any], profile: str) -> pd.DataFrame:
-    """The paper's claims about prompting without training, each with its number, ours, and a computed verdict.
-
-    A difference is reproduced if its whole 95 % interval is above zero, the gap if the intervals do not overlap.
-
-    Args:
-        metrics: metrics/zero_shot.json.
-        gap: metrics/modality_gap.json.
-        profile: its name; the paper's numbers are left out for `smoke`.
-
-    Returns:
-        One row a claim; claims about prompts or groups that were not measured are left out.
-    """
-    paper = reference("gen2embed_mmeb").query("setting == 'zero_shot'").set_index("method")
-    gain = paper.loc["hierarchical prompt", list(META_TASKS) + ["overall"]].astype(float)
-    gain -= paper.loc["baseline prompt", list(META_TASKS) + ["overall"]].astype(float)
-    over_none = metrics["differences"].get("none", {}).get("hierarchical", {})
-    over_hierarchical = metrics["differences"].get("hierarchical", {})
-    claims = []
-    for group in ("overall", *META_TASKS):
-        if group in over_none:
-            statement = f"the hierarchical prompt beats no prompt, {group}"
-            shown = "–" if profile == "smoke" else f"{gain[group]:+.1f} points"
-            claims.append(difference_claim(statement, "Gen2Embed, zero-shot MMEB", shown, over_none[group]))
-    for level, other in (("system", "user"), ("user", "system")):
-        if other in over_hierarchical:
-            one = flipped(over_hierarchical[other]["overall"])
-            statement = f"the {level} level adds to the {other} level, overall"
-            claims.append(difference_claim(statement, "Gen2Embed, section 3", "positive", one))
-    if not {"none", "hierarchical"} <= set(gap["panels"]):
-        return pd.DataFrame(claims)
-    before, after = (gap["panels"][name]["gap"]["centroid_distance"] for name in ("none", "hierarchical"))
-    claims.append(
-        {
-            "claim": "the hierarchical prompt narrows the modality gap (centroid distance)",
-            "source": "Gen2Embed, section 3",
-            "paper": "narrower",
-            "ours": f"{before['value']:.2f} to {after['value']:.2f}",
-            "n": after["n"],
-            "verdict": REPRODUCED if after["high"] < before["low"] else NOT_REPRODUCED,
-        }
-    )
-    return pd.DataFrame(claims)

@@ -200,9 +200,29 @@ def run(profile: str, notebooks: Sequence[Path], overrides: dict[str, dict[str, 
         shutil.rmtree(place, ignore_errors=True)
         shutil.move(staged, place)
     shutil.rmtree(staging, ignore_errors=True)
+    for variable in (config.RESULTS_VARIABLE, config.FIGURES_VARIABLE):
+        del os.environ[variable]  # from here on the results are where they belong
     for place in places:
         print(f"      {place.relative_to(config.ROOT)}/", flush=True)  # noqa: T201
     print(f"all done in {time.perf_counter() - started:.0f} s", flush=True)  # noqa: T201
+    conclude(profile, is_complete=len(notebooks) == len(notebook_paths()))
+
+
+def conclude(profile: str, is_complete: bool) -> None:
+    """Print the papers' claims with their verdicts, and bring the README's numbers up to date.
+
+    Args:
+        profile: what was run.
+        is_complete: every notebook was run; only then, and only for the README's own profile, is it touched.
+    """
+    from g2e_lib import claims, readme  # here: they draw, and a wrong command line should be told at once
+    from g2e_lib.catalogue import Catalogue
+
+    catalogue = Catalogue(profile)
+    if any(map(catalogue.has, claims.METRICS)):
+        print("\n" + claims.claims_text(catalogue.claims_now(is_short=True)), flush=True)  # noqa: T201
+    if is_complete and profile == readme.PROFILE and readme.refresh():
+        print(f"{readme.NAME}: numbers brought up to date", flush=True)  # noqa: T201
 
 
 def all_settings(

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from g2e_lib.config import fingerprint
 
@@ -108,6 +106,9 @@ class Store:
             key: everything the array depends on; JSON-like. It is stored beside the array for people to read.
             compute: called only when there is no readable entry.
         """
+        from safetensors import SafetensorError  # here, so that reports need no safetensors
+        from safetensors.numpy import load_file, save_file
+
         path = self.path(key)
         if self._may_read(path):
             try:

@@ -1,204 +1,33 @@
-"""Tables and figures of mining, training and ablations, from stored results only: no model, no torch."""
+"""Tables and figures of training and ablations, from stored results only: no model, no torch."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from g2e_lib.report import (
     NOT_REPRODUCED,
+    ONE_COLUMN,
     REPRODUCED,
+    TITLES,
     TWO_COLUMNS,
-    difference_claim,
+    horizontal,
     interval,
+    legend_above,
+    look,
+    mark_best,
     our_row,
     paper_row,
+    points,
     reference,
-    save_figure,
+    seed_spread,
     use_style,
 )
-
-FATES = {
-    "kept": "#0072B2",
-    "too similar in query space": "#D55E00",
-    "own positive": "#009E73",
-    "not looked at": "0.6",
-}
-
-
-# --- mining --------------------------------------------------------------------------------------------------------
-
-
-def steps_table(steps: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """What became of each target retrieved for one anchor, in order."""
-    rows = []
-    for rank, step in enumerate(steps, 1):
-        has_owner = step["owner"] >= 0
-        rows.append(
-            {
-                "rank": rank,
-                "target row": step["target"],
-                "similarity": f"{step['target_cosine']:.3f}",
-                "owner": str(step["owner"]) if has_owner else "–",
-                "its query": step["owner_text"] if has_owner else "–",
-                "similarity of queries": f"{step['owner_cosine']:.3f}" if has_owner else "–",
-                "what becomes of it": step["fate"],
-                "in truth a right answer": "yes" if step["is_right"] else "no",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def steps_figure(anchor: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], columns: int = 6) -> Figure:
-    """One anchor and its retrieved targets, nearest first: target, owner's query, both similarities, and its fate.
-
-    Args:
-        anchor: `text` and `image` (a path or None) of the query.
-        steps: see glyphworld.truth.explain_anchor.
-        columns: panels in a row.
-    """
-    use_style()
-    lines = -(-(len(steps) + 1) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(TWO_COLUMNS, 2.0 * lines), squeeze=False)
-    panels = axes.flatten()
-    _draw_item(panels[0], anchor)
-    panels[0].set_title("the query", fontsize=8, fontweight="bold")
-    for axis, (rank, step) in zip(panels[1:], enumerate(steps, 1), strict=False):
-        _draw_item(axis, {"text": step["target_text"], "image": step["target_image"]}, FATES[step["fate"]])
-        right = "\nin truth a right answer" if step["is_right"] and step["fate"] != "own positive" else ""
-        fate = "dropped" if step["fate"].startswith("too similar") else step["fate"]
-        axis.set_title(f"{rank}. {fate}{right}", fontsize=6, color=FATES[step["fate"]])
-        owner = f"owner: {step['owner_text']}\n" if step["owner"] >= 0 else ""
-        queries = f", queries {step['owner_cosine']:.2f}" if step["owner"] >= 0 else ""
-        axis.set_xlabel(fill(owner, 30) + f"\ntarget {step['target_cosine']:.2f}{queries}", fontsize=5)
-    for axis in panels[len(steps) + 1 :]:
-        axis.set_visible(False)
-    figure.tight_layout(pad=0.4)
-    return figure
-
-
-def _draw_item(axis: Axes, item: Mapping[str, Any], colour: str = "black") -> None:
-    axis.set_xticks([])
-    axis.set_yticks([])
-    if item["image"]:
-        with Image.open(item["image"]) as image:
-            axis.imshow(image.convert("RGB"))
-    else:
-        axis.imshow(np.full((64, 64, 3), 255, dtype=np.uint8))
-        axis.text(32, 32, fill(item["text"], 20), ha="center", va="center", fontsize=6)
-    for side in axis.spines.values():
-        side.set(edgecolor=colour, linewidth=2, visible=True)
-
-
-def miners_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
-    """Miners side by side: true false-negative rates, hardness, rows used, cost."""
-    rows = []
-    for name, one in metrics["miners"].items():
-        everything = one["groups"]["all"]
-        rows.append(
-            {
-                "miner": name,
-                "false negatives of anchors (%)": interval(everything["anchor"]),
-                "in the whole item (%)": interval(everything["trained"]),
-                "identical targets masked (%)": interval(everything["masked"]),
-                "items judged": str(everything["trained"]["n"]),
-                "similarity of negatives": f"{one['hardness']:.3f}",
-                "of positives": f"{one['positive']:.3f}",
-                "clusters": str(one["clusters"]),
-                "pairs a cluster": f"{one['mean_size']:.1f}",
-                "rows used (%)": f"{100 * one['rows'] / one['rows_of']:.1f}",
-                "encoder passes a pair": f"{one['passes']:.1f}",
-                "seconds": f"{one['seconds']:.2f}",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def false_negatives_table(metrics: Mapping[str, Any], kind: str = "trained") -> pd.DataFrame:
-    """The true false-negative rate in percent by subset and miner, over all pairs of a cluster.
-
-    Intervals are over the clusters (items) that were judged, whose number is given in the order of the miners.
-    """
-    subsets = next(iter(metrics["miners"].values()))["subsets"]
-    rows = []
-    for subset in subsets:
-        row = {"subset": subset, "pairs": str(subsets[subset]["rows_of"]), "targets": str(subsets[subset]["targets"])}
-        row["items judged"] = " / ".join(str(one["subsets"][subset][kind]["n"]) for one in metrics["miners"].values())
-        rows.append(row | {name: interval(one["subsets"][subset][kind]) for name, one in metrics["miners"].items()})
-    for group, shown in metrics["groups"].items():
-        row = {"subset": f"mean of {len(shown)}: {group}", "pairs": "–", "targets": "–"}
-        row["items judged"] = " / ".join(str(one["groups"][group][kind]["n"]) for one in metrics["miners"].values())
-        rows.append(row | {name: interval(one["groups"][group][kind]) for name, one in metrics["miners"].items()})
-    return pd.DataFrame(rows)
-
-
-def false_negatives_figure(metrics: Mapping[str, Any]) -> Figure:
-    """False negatives against hardness: a miner is good where negatives are similar and still wrong."""
-    use_style()
-    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.8), width_ratios=(1.5, 1))
-    names = list(metrics["miners"])
-    colours = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
-    groups = list(metrics["groups"])
-    width = 0.85 / len(names)
-    for i, name in enumerate(names):
-        values = np.array(
-            [[metrics["miners"][name]["groups"][g]["trained"][k] for g in groups] for k in ("value", "low", "high")]
-        )
-        places = np.arange(len(groups)) + (i - (len(names) - 1) / 2) * width
-        axes[0].bar(places, values[0], width, yerr=np.abs(values[1:] - values[0]), color=colours[name], label=name,
-                    edgecolor="black", linewidth=0.4, error_kw={"elinewidth": 0.7})  # fmt: skip
-        one = metrics["miners"][name]
-        axes[1].scatter(one["hardness"], one["groups"]["all"]["trained"]["value"], color=colours[name], s=30)
-    axes[0].set_xticks(np.arange(len(groups)), groups, fontsize=7)
-    axes[0].set_ylabel("false negatives (%)")
-    axes[0].grid(visible=False, axis="x")
-    axes[0].legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.27))
-    axes[1].set_xlabel("mean similarity of negatives")
-    axes[1].set_ylabel("false negatives, all (%)")
-    axes[1].margins(x=0.25, y=0.15)
-    figure.tight_layout(pad=0.5)
-    return figure
-
-
-def clusters_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
-    """SaHa's clusters by subset."""
-    rows = []
-    for name, one in metrics["miners"]["saha"]["subsets"].items():
-        rows.append(
-            {
-                "subset": name,
-                "pairs": str(one["rows_of"]),
-                "distinct targets": str(one["targets"]),
-                "clusters": str(one["clusters"]),
-                "pairs a cluster": f"{one['mean_size']:.1f}",
-                "rows used (%)": f"{100 * one['rows'] / one['rows_of']:.1f}",
-                "similarity of negatives": f"{one['hardness']:.3f}",
-                "of positives": f"{one['positive']:.3f}",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def mining_claims(metrics: Mapping[str, Any]) -> pd.DataFrame:
-    """That SaHa has fewer false negatives than miners that rank in target space, by group of subsets."""
-    rows = []
-    for rival, groups in metrics["differences"].items():
-        for group, one in groups.items() if rival != "random" else ():
-            statement = f"SaHa has fewer false negatives than {rival}: {group}"
-            row = difference_claim(statement, "Gen2Embed, section 4", "fewer", one)
-            if one["low"] == one["high"] == 0:
-                row["verdict"] = "no difference: neither has any"
-            rows.append(row)
-    return pd.DataFrame(rows)
-
 
 # --- training ------------------------------------------------------------------------------------------------------
 
@@ -215,17 +44,13 @@ def training_table(metrics: Mapping[str, Any], profile: str) -> pd.DataFrame:
             ]
     for name, arm in metrics["arms"].items():
         rows.append(our_row(f"{profile}: {name}", arm["groups"]) | {"seeds": seed_spread(arm["overall_by_seed"])})
+    ours = [number for number, row in enumerate(rows) if row[""].startswith(f"{profile}:")]
     for baseline, others in metrics["differences"].items():
         for name, one in others.items():
             rows.append(
                 our_row(f"{name} - {baseline}", one, signed=True) | {"seeds": seed_spread(one["overall_by_seed"])}
             )
-    return pd.DataFrame(rows)
-
-
-def seed_spread(values: Sequence[float]) -> str:
-    """Number of seeds, and the standard deviation of the overall score over them."""
-    return "1" if len(values) == 1 else f"{len(values)}, sd {np.std(values, ddof=1):.1f}"
+    return mark_best(pd.DataFrame(rows), ours, list(TITLES.values()))
 
 
 def training_datasets_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
@@ -234,7 +59,7 @@ def training_datasets_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
     for name, info in metrics["datasets"].items():
         row = {"dataset": name, "meta-task": info["meta_task"], "IND/OOD": info["distribution"], "n": str(info["n"])}
         rows.append(row | {arm: interval(one["datasets"][name]) for arm, one in metrics["arms"].items()})
-    return pd.DataFrame(rows)
+    return mark_best(pd.DataFrame(rows), range(len(rows)), list(metrics["arms"]), by_row=True)
 
 
 CURVES = {
@@ -246,23 +71,24 @@ CURVES = {
 
 
 def curves_figure(metrics: Mapping[str, Any]) -> Figure:
-    """Loss, gradient norm and similarities over the steps; means of seeds, shaded between their extremes."""
+    """Loss, gradient norm and similarities over the steps: means of seeds, shaded between their extremes."""
     use_style()
-    figure, axes = plt.subplots(1, len(CURVES), figsize=(TWO_COLUMNS, 2.5))
+    figure, axes = plt.subplots(2, 2, figsize=(TWO_COLUMNS, 3.8), sharex=True)
     trained = {name: arm for name, arm in metrics["arms"].items() if arm["log"]}
-    for axis, (field, label) in zip(axes, CURVES.items(), strict=True):
-        for (name, arm), colour in zip(trained.items(), sns.color_palette("colorblind", len(trained)), strict=True):
+    for axis, (field, label) in zip(axes.flat, CURVES.items(), strict=True):
+        for index, (name, arm) in enumerate(trained.items(), 1):  # 0 is the zero-shot arm's look
             steps = [record["step"] for record in arm["log"][0]]
             values = np.array([[record[field] for record in log] for log in arm["log"]])
-            axis.plot(steps, values.mean(0), color=colour, linewidth=1, label=name)
-            axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
-        axis.set_xlabel("step")
-        axis.set_title(label, fontsize=7)
-    for axis in axes[:2]:
+            style = look(index) | {"markevery": (index, max(1, len(steps) // 6)), "markersize": 4}
+            axis.plot(steps, values.mean(0), linewidth=1.1, label=name, **style)
+            axis.fill_between(steps, values.min(0), values.max(0), color=style["color"], alpha=0.18, linewidth=0)
+        axis.set_title(label)
+    for axis in axes[0]:
         axis.set_yscale("log")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    figure.tight_layout(pad=0.4)
+    for axis in axes[1]:
+        axis.set_xlabel("step")
+    figure.tight_layout(pad=0.5)
+    legend_above(figure, axes[0][0], columns=2)
     return figure
 
 
@@ -288,20 +114,41 @@ def cost_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def training_figure(metrics: Mapping[str, Any]) -> Figure:
-    """Overall, IND and OOD of every arm as points with intervals."""
+    """hit@1 of every way of training: overall, in and out of distribution, with 95 % intervals over queries."""
     use_style()
     figure, axes = plt.subplots(1, 3, figsize=(TWO_COLUMNS, 0.3 * len(metrics["arms"]) + 0.9), sharey=True)
-    names = list(metrics["arms"])[::-1]
     for axis, group in zip(axes, ("overall", "IND", "OOD"), strict=True):
-        for place, name in enumerate(names):
-            one = metrics["arms"][name]["groups"].get(group)
-            if one:
-                axis.plot((one["low"], one["high"]), (place, place), color="black", linewidth=1)
-                axis.plot(one["value"], place, "o", color="black", markersize=4)
+        for place, (name, arm) in enumerate(metrics["arms"].items()):
+            if group in arm["groups"]:
+                horizontal(axis, -place, arm["groups"][group], place, name)
         axis.set_title(f"{group}: hit@1 (%)")
-        axis.set_yticks(range(len(names)), names)
-        axis.set_ylim(-0.5, len(names) - 0.5)
+        axis.set_yticks([-place for place in range(len(metrics["arms"]))], list(metrics["arms"]))
+        axis.margins(x=0.1, y=0.15)
     figure.tight_layout(pad=0.5)
+    return figure
+
+
+def training_datasets_figure(metrics: Mapping[str, Any]) -> Figure:
+    """hit@1 of every way of training on every dataset, in and out of distribution apart, with 95 % intervals."""
+    use_style()
+    sides = {side: [n for n, d in metrics["datasets"].items() if d["distribution"] == side] for side in ("IND", "OOD")}
+    sides = {side: names for side, names in sides.items() if names}
+    height = 0.33 * max(map(len, sides.values())) + 0.7
+    figure, axes = plt.subplots(1, len(sides), figsize=(TWO_COLUMNS, height), squeeze=False, sharex=True)
+    step = 0.72 / len(metrics["arms"])
+    for axis, (side, names) in zip(axes[0], sides.items(), strict=True):
+        for index, (arm, one) in enumerate(metrics["arms"].items()):
+            for row, name in enumerate(names):
+                place = -row - step * (index - (len(metrics["arms"]) - 1) / 2)
+                horizontal(axis, place, one["datasets"][name], index, arm if row == 0 else "_")
+        for row in range(len(names) - 1):
+            axis.axhline(-row - 0.5, color="0.8", linewidth=0.6)
+        axis.set_yticks([-row for row in range(len(names))], names)
+        axis.set(title={"IND": "in distribution (IND)", "OOD": "out of distribution (OOD)"}[side], xlabel="hit@1 (%)")
+        axis.set_ylim(0.5 - len(names), 0.5)
+        axis.grid(visible=False, axis="y")
+    figure.tight_layout(pad=0.5)
+    legend_above(figure, axes[0][0], columns=3)
     return figure
 
 
@@ -317,35 +164,6 @@ def seeded_verdict(difference: Mapping[str, Any]) -> str:
     return (REPRODUCED if is_above else NOT_REPRODUCED) + (" (one seed)" if len(values) == 1 else "")
 
 
-PROMPT_GAIN = 4.8  # points the prompt adds to in-batch training, as Gen2Embed's first version states
-
-
-def training_claims(metrics: Mapping[str, Any], profile: str) -> pd.DataFrame:
-    """The claims about training, each a paired difference.
-
-    Reproduced if its whole interval over queries is above zero, and so is the difference with every single seed.
-    """
-    published = reference("gen2embed_mmeb").set_index(["setting", "method", "params"])["overall"]
-    saha, plain = published["fine_tuned", "SaHa", "2.2B"], published["fine_tuned", "VLM2Vec", "2.2B"]
-    zero_shot = published["zero_shot", "hierarchical prompt", "2.2B"]
-    no_prompt, prompt = "in-batch, no prompt (VLM2Vec)", "in-batch, hierarchical prompt"
-    claims = []
-    for statement, source, paper, better, worse in (
-        ("SaHa beats in-batch training without prompt", "Gen2Embed, MMEB", saha - plain, "SaHa", no_prompt),
-        ("SaHa beats in-batch training with the same prompt", "Gen2Embed, section 4", None, "SaHa", prompt),
-        ("SaHa beats top-k hard negatives", "Gen2Embed, section 4", None, "SaHa", "top-k hard negatives"),
-        ("fine-tuning with SaHa beats no training", "Gen2Embed, MMEB", saha - zero_shot, "SaHa", "zero-shot"),
-        ("the prompt lifts in-batch training", "Gen2Embed, first version", PROMPT_GAIN, prompt, no_prompt),
-    ):
-        one = metrics["differences"].get(worse, {}).get(better)
-        shown = "positive" if paper is None else f"{paper:+.1f} points"
-        if one:
-            shown = "–" if profile == "smoke" else shown
-            claim = difference_claim(f"{statement}, overall", source, shown, one["overall"])
-            claims.append(claim | {"by seed": by_seed(one), "verdict": seeded_verdict(one)})
-    return pd.DataFrame(claims)
-
-
 # --- ablations -----------------------------------------------------------------------------------------------------
 
 
@@ -358,6 +176,12 @@ QUESTIONS = {
     "prompt": "prompt used throughout",
     "lora_rank": "rank of the adapter",
     "fraction": "share of the training pairs",
+}
+UNIME_QUESTIONS = {
+    "margin": "what the filter drops, beta",
+    "num_negatives": "hard negatives of a query, k",
+    "negatives": "which k targets are negatives",
+    "stages": "stages left out",
 }
 
 
@@ -374,34 +198,82 @@ def ablation_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).rename(columns={"": "setting"})
 
 
-def ablation_figure(metrics: Mapping[str, Any], question: str) -> Figure:
-    """One question: overall, IND and OOD by setting; the base arm is marked."""
+def _is_asked(metrics: Mapping[str, Any], question: str) -> bool:
+    """Whether a question has at least two settings to compare."""
+    return len(metrics["questions"].get(question, ())) > 1
+
+
+def ablation_figure(metrics: Mapping[str, Any], question: str) -> Figure | None:
+    """One thing changed at a time: overall, IND and OOD by setting, with 95 % intervals; the base setting is marked."""
+    if not _is_asked(metrics, question):
+        return None
     use_style()
     names = metrics["questions"][question]
-    figure, axis = plt.subplots(figsize=(max(3.0, 0.75 * len(names) + 1.5), 2.4))
-    for group, colour, shift in zip(
-        ("overall", "IND", "OOD"), sns.color_palette("colorblind"), (0, -0.12, 0.12), strict=False
-    ):
-        found = [(i, metrics["arms"][n]["groups"].get(group)) for i, n in enumerate(names)]
-        for place, one in found:
-            if one:
-                axis.plot([place + shift] * 2, (one["low"], one["high"]), color=colour, linewidth=1)
-        axis.plot([i + shift for i, one in found if one], [one["value"] for _, one in found if one], "o-",
-                  color=colour, markersize=3, linewidth=0.6, label=group)  # fmt: skip
-    labels = [f"{n} (base)" if n in metrics["base_names"] else n for n in names]
-    axis.set_xticks(range(len(names)), [fill(label, 14) for label in labels], fontsize=6)
+    figure, axis = plt.subplots(figsize=(max(ONE_COLUMN, 0.85 * len(names) + 1.6), 2.3))
+    for index, (group, shift) in enumerate((("IND", -0.12), ("overall", 0), ("OOD", 0.12))):
+        places = [place + shift for place in range(len(names))]
+        points(axis, places, [metrics["arms"][n]["groups"].get(group) for n in names], index,
+               label=group, linestyle="none", markersize=5, capsize=2.5)  # fmt: skip
+    axis.set_xticks(range(len(names)), _setting_labels(metrics, names, 14), fontsize=8)
     axis.set_ylabel("hit@1 (%)")
-    axis.set_title(QUESTIONS.get(question, question))
-    axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    axis.margins(x=0.15)
+    axis.set_title((QUESTIONS | UNIME_QUESTIONS).get(question, question))
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axis.margins(x=0.12)
     figure.tight_layout(pad=0.4)
     return figure
 
 
-def save_ablation_figures(metrics: Mapping[str, Any], folder: Path) -> None:
-    """Write one figure a question."""
-    for question in metrics["questions"]:
-        save_figure(ablation_figure(metrics, question), folder, f"ablation_{question}")
+def _setting_labels(metrics: Mapping[str, Any], names: Sequence[str], width: int) -> list[str]:
+    return [fill(f"{name} (base)" if name in metrics["base_names"] else name, width) for name in names]
+
+
+def ablation_panel_figure(metrics: Mapping[str, Any], columns: int = 2) -> Figure | None:
+    """All ablations at once: the overall difference to the base setting in points, with 95 % intervals."""
+    asked = {name: settings for name, settings in metrics["questions"].items() if _is_asked(metrics, name)}
+    if not asked:
+        return None
+    use_style()
+    rows = -(-len(asked) // columns)
+    most = max(len(settings) for settings in asked.values())
+    size = (TWO_COLUMNS, (0.21 * most + 0.5) * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharex=True, squeeze=False)
+    for axis in axes.flat[len(asked) :]:
+        axis.set_axis_off()
+    for axis, (question, settings) in zip(axes.flat, asked.items(), strict=False):
+        for row, name in enumerate(settings):
+            is_base = name in metrics["base_names"]
+            zero = {"value": 0.0, "low": 0.0, "high": 0.0}
+            one = zero if is_base else metrics["differences"][metrics["base"]][name]["overall"]
+            horizontal(axis, -row, one, 0 if is_base else 1, name)
+        axis.axvline(0, color="0.3", linewidth=0.8, zorder=0)
+        axis.set_yticks([-row for row in range(len(settings))], _setting_labels(metrics, settings, 40))
+        axis.set_ylim(-len(settings) + 0.4, 0.6)
+        axis.set_title((QUESTIONS | UNIME_QUESTIONS).get(question, question))
+    axes[0][0].xaxis.set_major_formatter("{x:+g}")
+    for axis in axes[-1]:
+        axis.set_xlabel("against base (points of hit@1)")
+    figure.tight_layout(pad=0.5)
+    return figure
+
+
+def data_efficiency_figure(metrics: Mapping[str, Any]) -> Figure | None:
+    """hit@1 by share of the training pairs, at the same number of steps, with 95 % intervals."""
+    if not _is_asked(metrics, "fraction"):
+        return None
+    use_style()
+    names = metrics["questions"]["fraction"]
+    shares = [float(name.partition(" ")[0]) for name in names]  # "25 % of pairs"
+    figure, axis = plt.subplots(figsize=(ONE_COLUMN * 1.25, 2.4))
+    for index, (group, shift) in enumerate((("IND", 0.97), ("overall", 1), ("OOD", 1.03))):
+        found = [metrics["arms"][name]["groups"].get(group) for name in names]
+        points(axis, [share * shift for share in shares], found, index, label=group, capsize=2.5)
+    axis.set(xscale="log", xlabel="share of the training pairs (%)", ylabel="hit@1 (%)")
+    axis.set_xticks(shares, [f"{share:g}" for share in shares])
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.tight_layout(pad=0.4)
+    return figure
 
 
 def ablation_verdicts(metrics: Mapping[str, Any]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import numpy as np
 from g2e_lib.data import EvalRow, Item
 from g2e_lib.embedder import Embedder
 from g2e_lib.evaluate import estimate, estimate_mean, evaluate_mmeb, modality_panels
-from g2e_lib.experiments import Arm, Laboratory, Sentences, compare_arms, run_arms
+from g2e_lib.experiments import Arm, Laboratory, Sentences, compare_arms, main_arms, run_arms
 from g2e_lib.generate import compare_next_words
 
 PROMPT = "unime"
@@ -194,5 +194,6 @@ def crepe_embedders(
 
 
 def crepe_baselines(prompts: Sequence[str]) -> list[str]:
-    """What all later methods are compared with: two prompts without training, and SaHa."""
-    return [*(f"zero-shot: {prompt}" for prompt in ("none", "hierarchical") if prompt in prompts), "SaHa"]
+    """What all later methods are compared with: the papers' prompts without training, plain training, and SaHa."""
+    untrained = [f"zero-shot: {prompt}" for prompt in ("none", "hierarchical", PROMPT) if prompt in prompts]
+    return [*untrained, *(arm.name for arm in main_arms(1, 1) if arm.name != "top-k hard negatives")]

@@ -6,31 +6,31 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from g2e_lib.report import (
-    NOT_REPRODUCED,
-    REPRODUCED,
+    COLOURS,
+    HATCHES,
+    LINES,
+    TITLES,
     TWO_COLUMNS,
-    difference_claim,
-    flipped,
     interval,
+    legend_above,
+    mark_best,
     our_row,
     paper_row,
     reference,
+    seed_spread,
     use_style,
 )
-from g2e_lib.training_report import by_seed, seed_spread, seeded_verdict
 
-ZERO_SHOT, STAGE_1, BOTH = "zero-shot, UniME's prompt", "UniME stage 1", "UniME stage 1 + 2"
 TASKS = {"short_i2t": "short, i→t", "short_t2i": "short, t→i", "long_i2t": "long, i→t", "long_t2i": "long, t→i"}
 # The published sets that stand beside ours: columns of the reference in the order of TASKS.
 PUBLISHED = {
     "Flickr30K / ShareGPT4V": ("flickr30k_i2t", "flickr30k_t2i", "sharegpt4v_i2t", "sharegpt4v_t2i"),
     "COCO / Urban1K": ("coco_i2t", "coco_t2i", "urban1k_i2t", "urban1k_t2i"),
 }
-NEGATIVES = {"hard": ("#D55E00", "-"), "random": ("#009E73", "--"), "easy": ("#0072B2", ":")}
+NEGATIVES = ("hard", "random", "easy")  # in the order of colours and lines
 CURVES = {
     "negative_similarity": "mean similarity of negatives",
     "loss": "loss (nats)",
@@ -57,11 +57,12 @@ def unime_table(metrics: Mapping[str, Any], profile: str) -> pd.DataFrame:
         ]
     for name, arm in metrics["arms"].items():
         rows.append(our_row(f"{profile}: {name}", arm["groups"]) | {"seeds": seed_spread(arm["overall_by_seed"])})
+    ours = [number for number, row in enumerate(rows) if row[""].startswith(f"{profile}:")]
     for baseline, others in metrics["differences"].items():
         for name, one in others.items():
             spread = {"seeds": seed_spread(one["overall_by_seed"])}
             rows.append(our_row(f"{name} - {baseline}", one, signed=True) | spread)
-    return pd.DataFrame(rows)
+    return mark_best(pd.DataFrame(rows), ours, list(TITLES.values()))
 
 
 def retrieval_table(metrics: Mapping[str, Any], profile: str) -> pd.DataFrame:
@@ -77,7 +78,8 @@ def retrieval_table(metrics: Mapping[str, Any], profile: str) -> pd.DataFrame:
         cells = {title: interval(tasks[task]) for task, title in TASKS.items()}
         n = " / ".join(str(tasks[task]["n"]) for task in ("short_i2t", "long_i2t"))
         rows.append({"": f"{profile}: {name}", "captions": "GlyphWorld", **cells, "n": n})
-    return pd.DataFrame(rows)
+    ours = list(range(len(rows) - len(metrics["retrieval"]), len(rows)))
+    return mark_best(pd.DataFrame(rows), ours, list(TASKS.values()))
 
 
 def filter_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
@@ -105,18 +107,17 @@ def negatives_figure(metrics: Mapping[str, Any]) -> Figure:
     figure, axes = plt.subplots(1, len(CURVES), figsize=(TWO_COLUMNS, 2.3))
     for axis, (field, label) in zip(axes, CURVES.items(), strict=True):
         for order, logs in metrics["negatives"].items():
-            colour, line = NEGATIVES[order]
+            colour, line = COLOURS[1 + NEGATIVES.index(order)], LINES[NEGATIVES.index(order)]
             values = np.array([[record[field] for record in log] for log in logs])
             steps = [record["step"] for record in logs[0]]
-            axis.plot(steps, values.mean(0), line, color=colour, linewidth=1.3, label=f"{order} negatives")
+            axis.plot(steps, values.mean(0), linestyle=line, color=colour, linewidth=1.5, label=f"{order} negatives")
             axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
         axis.set_xlabel("step")
         axis.set_title(label)
     for axis in axes[1:]:
         axis.set_yscale("symlog", linthresh=0.01 if axis is axes[1] else 0.1)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 0.98))
     figure.tight_layout(pad=0.5)
+    legend_above(figure, axes[0], columns=3)
     return figure
 
 
@@ -149,13 +150,12 @@ def stages_words_figure(metrics: Mapping[str, Any]) -> Figure:
     use_style()
     models = metrics["next_words"]
     figure, axes = plt.subplots(2, len(models), figsize=(TWO_COLUMNS, 2.9), sharex=True, squeeze=False)
-    colours = sns.color_palette("colorblind")
     for column, one in enumerate(models):
         for row, (side, label) in enumerate((("image", "image"), ("text", "its caption"))):
             words, probabilities = zip(*one[side], strict=True)
             axis, places = axes[row][column], np.arange(len(words))[::-1]
             axis.barh(
-                places, probabilities, color=colours[row], edgecolor="black", linewidth=0.4, hatch=("", "//")[row]
+                places, probabilities, color=COLOURS[1 + row], edgecolor="black", linewidth=0.5, hatch=HATCHES[1 + row]
             )
             axis.set_yticks(places, words)
             axis.set_xlim(0, 1)
@@ -165,54 +165,3 @@ def stages_words_figure(metrics: Mapping[str, Any]) -> Figure:
         axes[1][column].set_xlabel("probability")
     figure.tight_layout(pad=0.5)
     return figure
-
-
-def unime_claims(metrics: Mapping[str, Any], profile: str) -> pd.DataFrame:
-    """UniME's claims, and Gen2Embed's that SaHa is better, each a paired difference.
-
-    Reproduced if the whole interval is above zero, and for scores so is the difference with every single seed.
-    """
-    published = reference("unime_mmeb").set_index(["model", "method"])["overall"]
-    phi = published["Phi3.5-V"]
-    no_prompt = "in-batch, no prompt (VLM2Vec)"
-    claims = []
-    for statement, paper, better, worse in (
-        ("stage 1 improves zero-shot embeddings", phi["UniME stage 1"] - phi["E5-V"], STAGE_1, ZERO_SHOT),
-        ("both stages beat stage 1 alone", phi["UniME stage 1+2"] - phi["UniME stage 1"], BOTH, STAGE_1),
-        ("both stages beat stage 2 alone", None, BOTH, "UniME stage 2 alone"),
-        ("UniME beats in-batch training without prompt", phi["UniME stage 1+2"] - phi["VLM2Vec"], BOTH, no_prompt),
-        ("SaHa beats UniME", None, "SaHa", BOTH),
-    ):
-        one = _difference(metrics, better, worse)
-        if one:
-            shown = "positive" if paper is None else f"{paper:+.1f} points"
-            source = "Gen2Embed, MMEB" if better == "SaHa" else "UniME, MMEB"
-            claim = difference_claim(
-                f"{statement}, overall", source, "–" if profile == "smoke" else shown, one["overall"]
-            )
-            claims.append(claim | {"by seed": by_seed(one), "verdict": seeded_verdict(one)})
-    for moment, one in metrics["filter"].items():
-        for name, difference in one["differences"].items():
-            if name == metrics["filter_used"]:
-                statement = f"the filter ({name}) lowers the share of false negatives, {moment}"
-                claim = difference_claim(statement, "UniME, stage 2", "fewer", flipped(difference))
-                claims.append(claim | {"by seed": "–"})
-    for field, label in (("loss", "a larger loss (nats)"), ("gradient_norm", "larger gradients (norm)")):
-        for order, one in metrics["negatives_differences"].items():
-            difference = one[field]
-            verdict = REPRODUCED if difference["low"] > 0 else NOT_REPRODUCED
-            ours = "{value:+.2f} [{low:+.2f}, {high:+.2f}]".format(**difference)
-            claim = {"claim": f"hard negatives give {label} than {order} ones", "source": "UniME, stage 2"}
-            claim |= {"paper": "larger", "ours": ours, "n": difference["n"], "verdict": verdict, "by seed": "–"}
-            claims.append(claim)
-    return pd.DataFrame(claims)
-
-
-def _difference(metrics: Mapping[str, Any], better: str, worse: str) -> dict[str, Any] | None:
-    """The stored difference of two arms, whichever way round it is stored."""
-    if one := metrics["differences"].get(worse, {}).get(better):
-        return one
-    if one := metrics["differences"].get(better, {}).get(worse):
-        by_seed = [-value for value in one["overall_by_seed"]]
-        return {"overall": flipped(one["overall"]), "overall_by_seed": by_seed}
-    return None

@@ -1,126 +1,107 @@
-import json
+"""The common ground of tables and figures: style, saving, bold, LaTeX."""
+
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from test_evaluate import FakeEmbedder, rows
+from matplotlib.colors import to_rgb
 
 from g2e_lib import report
-from g2e_lib.evaluate import score_prompts
-from g2e_lib.store import Store
-
-INFO = {
-    name: {"meta_task": task, "distribution": distribution}
-    for name, task, distribution in (
-        ("A", "classification", "IND"), ("B", "vqa", "OOD"), ("C", "retrieval", "IND"), ("D", "grounding", "OOD"),
-    )
-}  # fmt: skip
 
 
-@pytest.fixture
-def metrics(tmp_path):
-    datasets = {name: rows(name.lower()) for name in INFO}
-    made = score_prompts(FakeEmbedder(), ["none", "user", "system", "hierarchical"], datasets, INFO, Store(tmp_path))
-    return json.loads(json.dumps(made))  # as read back from disk
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def one(value, low, high):
+    return {"value": value, "low": low, "high": high, "n": 9}
 
 
 def test_interval_format():
     assert report.interval({"value": -0.04, "low": -1, "high": 1.25}) == "-0.0 [-1.0, 1.2]"
 
 
-def test_table_1_shows_the_papers_rows_beside_ours_but_not_for_smoke(metrics):
-    table = report.zero_shot_table(metrics, "mini")
-    assert table[""].tolist()[:2] == ["paper, Qwen2-VL-2B: baseline prompt", "paper, Qwen2-VL-2B: hierarchical prompt"]
-    assert table["Overall"].tolist()[:2] == ["13.9", "43.3"]
-    assert table["Overall"].tolist()[2] == "100.0 [100.0, 100.0]"
-    assert table["n"].tolist()[2:] == ["24"] * 3
-    assert not report.zero_shot_table(metrics, "smoke")[""].str.startswith("paper").any()
+def lightness(colour):
+    """CIE L* of a colour: what is left of it in black and white."""
+    channels = np.array(to_rgb(colour))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return 116 * (linear @ [0.2126, 0.7152, 0.0722]) ** (1 / 3) - 16
 
 
-def test_a_changed_metric_changes_the_tables(metrics):
-    before = report.prompt_table(metrics)
-    metrics["prompts"]["user"]["groups"]["vqa"]["value"] = 12.34
-    after = report.prompt_table(metrics)
-    assert after.loc[1, "VQA"].startswith("12.3")
-    assert (before != after).sum().sum() == 1
+def test_colours_differ_in_black_and_white():
+    values = [lightness(colour) for colour in report.COLOURS]
+    assert np.diff(values).min() > 7  # dark to light
+    assert len(set(report.MARKERS)) == len(set(map(str, report.LINES))) == len(report.COLOURS)
+    assert len({str(report.look(index)) for index in range(20)}) == 20  # more series than colours
 
 
-def test_claims_follow_their_rule(metrics):
-    gap = {"panels": {name: {"gap": {"centroid_distance": {"value": v, "low": v - 0.1, "high": v + 0.1, "n": 9}}}
-                      for name, v in (("none", 1.0), ("hierarchical", 0.5))}}  # fmt: skip
-    difference = metrics["differences"]["none"]["hierarchical"]
-    difference["overall"] |= {"value": 3.0, "low": 0.1, "high": 6.0}
-    difference["vqa"] |= {"value": 3.0, "low": -0.1, "high": 6.0}
-    metrics["differences"]["hierarchical"]["user"]["overall"] |= {"value": -2.0, "low": -3.0, "high": -1.0}
-    claims = report.zero_shot_claims(metrics, gap, "mini").set_index("claim")
-    verdicts = claims["verdict"]
-    assert verdicts["the hierarchical prompt beats no prompt, overall"] == "reproduced"
-    assert verdicts["the hierarchical prompt beats no prompt, vqa"] == "not reproduced at this scale"
-    assert verdicts["the system level adds to the user level, overall"] == "reproduced"
-    assert claims.loc["the system level adds to the user level, overall", "ours"] == "+2.0 [+1.0, +3.0] points"
-    assert verdicts["the hierarchical prompt narrows the modality gap (centroid distance)"] == "reproduced"
-    assert claims.loc["the hierarchical prompt beats no prompt, overall", "paper"] == "+29.4 points"
-    gap["panels"]["hierarchical"]["gap"]["centroid_distance"]["high"] = 0.95
-    assert report.zero_shot_claims(metrics, gap, "mini")["verdict"].tolist()[-1] == "not reproduced at this scale"
+def test_bars_have_their_values_and_intervals_and_gaps():
+    report.use_style()
+    figure, axis = plt.subplots()
+    report.bars(axis, ["x", "y"], {"a": [one(40, 30, 55), None], "b": [one(0, 0, 0), one(1, 0.5, 2)]})
+    heights = [[bar.get_height() for bar in container] for container in axis.containers if len(container) == 2]
+    assert heights[0][0] == 40
+    assert np.isnan(heights[0][1])
+    ends = {round(float(y), 6) for lines in axis.collections for line in lines.get_segments() for _, y in line}
+    assert {30.0, 55.0, 0.5, 2.0} <= ends
+    assert [text.get_text() for text in axis.texts] == ["0"]  # measured and none found is not a gap
 
 
-def test_tables_are_written_twice_and_round_trip(tmp_path):
-    table = pd.DataFrame({"a": ["1.0 [0.5, 2.0]", "x|y"], "n": [3, 4]})
-    report.save_table(table, tmp_path, "t")
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "t.csv"), table)
-    assert "1.0 [0.5, 2.0]" in (tmp_path / "t.md").read_text()
-
-
-def test_figures_are_the_same_bytes_every_time(metrics, tmp_path):
+def test_figures_are_the_same_bytes_every_time(tmp_path):
     for folder in ("one", "two"):
-        figure = report.zero_shot_figure(metrics)
-        report.save_figure(figure, tmp_path / folder, "bars")
-        plt.close(figure)
-    for name in ("bars.png", "bars.svg"):
+        report.use_style()
+        figure, axis = plt.subplots()
+        report.points(axis, [1, 2], [one(1, 0, 2), None], 1, label="a")
+        report.legend_above(figure, axis, 1)
+        report.save_figure(figure, tmp_path / folder, "f")
+    for name in ("f.png", "f.svg"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_bars_have_the_values_and_intervals(metrics):
-    metrics["prompts"]["none"]["groups"]["vqa"] |= {"value": 40.0, "low": 30.0, "high": 55.0}
-    figure = report.zero_shot_figure(metrics)
-    heights = [bar.get_height() for bar in figure.axes[0].containers[1]]
-    assert 40.0 in heights
-    segments = np.concatenate([np.array(c.get_segments()).reshape(-1, 2) for c in figure.axes[0].collections])
-    assert {30.0, 55.0} <= set(segments[:, 1].round(6))
-    plt.close(figure)
+@pytest.fixture
+def table():
+    cells = {"": ["paper", "ours_1", "ours_2", "b - a"], "IND": ["99.0", "5.0 [4.0, 6.0]", "10.0 [9.0, 11.0]", "+5.0"]}
+    return pd.DataFrame(cells | {"OOD": ["–", "7.0", "7.0", "+0.0"], "n": ["–", "3", "3", "3"]})
 
 
-def test_every_figure_draws(metrics):
-    panel = {"image": [[0, 0], [1, 1]], "text": [[0, 1], [1, 0]]}
-    panel["gap"] = {"centroid_distance": {"value": 1.0, "low": 0.9, "high": 1.1, "n": 2}}
-    log = [{"phase": phase, "step": step, "loss": 1 / step} for phase in ("vision", "language") for step in (1, 2)]
-    for figure in (
-        report.dataset_figure(metrics),
-        report.modality_gap_figure({"panels": {"none": panel, "hierarchical": panel}}),
-        report.learning_curve_figure(log),
-    ):
-        figure.canvas.draw()
-        plt.close(figure)
+def test_the_best_of_ours_is_bold_and_numbers_are_compared_not_texts(table):
+    report.mark_best(table, [1, 2], ["IND", "OOD"])
+    assert table.attrs["best"] == [[2, "IND"], [1, "OOD"], [2, "OOD"]]  # 10 above 5; a tie is two
+    assert report.mark_best(table, [1, 2], ["IND"], lowest=True).attrs["best"] == [[1, "IND"]]
+    assert report.mark_best(table, [1], ["IND", "OOD"], by_row=True).attrs["best"] == [[1, "OOD"]]
 
 
-def test_prompt_tokens_count_visual_tokens():
-    lines = [
-        {"tokens": ["<|im_start|>", "<|image_pad|> x 4", "\\n"], "is_pooled": False},
-        {"tokens": ["a"], "is_pooled": True},
-    ]
-    table = report.prompt_tokens_table(lines)
-    assert table["from token"].tolist() == [0, 6]
-    assert table["tokens"].tolist()[1] == "a  <- pooled"
+def test_tables_are_written_three_times_and_round_trip(tmp_path, table):
+    report.mark_best(table, [1, 2], ["IND"])
+    report.save_table(table, tmp_path, "t")
+    read = pd.read_csv(tmp_path / "t.csv", dtype=str).rename(columns={"Unnamed: 0": ""})
+    pd.testing.assert_frame_equal(read, table)
+    assert "| **10.0 [9.0, 11.0]** |" in (tmp_path / "t.md").read_text()
+    tex = (tmp_path / "t.tex").read_text()
+    assert r"ours\_2 & \textbf{10.0 [9.0, 11.0]} & 7.0 & 3 \\" in tex
 
 
-def test_parts_of_the_ablation_draw_as_well(tmp_path):
-    datasets = {name: rows(name.lower()) for name in "AB"}
-    metrics = score_prompts(FakeEmbedder(), ["none", "e5v"], datasets, INFO, Store(tmp_path))
-    assert report.zero_shot_table(metrics, "mini").shape[0] == 3
-    assert report.zero_shot_claims(metrics, {"panels": {}}, "mini").empty
-    figure = report.zero_shot_figure(metrics)
-    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert labels == ["Classif.", "VQA", "IND", "OOD", "Overall"]
-    plt.close(figure)
-    assert report.difference_table(metrics)[""].tolist() == ["e5v - none"]
+def test_tex_is_well_formed(table):
+    table.loc[4] = ["50 % of a&b_c {x} #1 $ ~ ^ \\", "–", "1", "2"]
+    lines = report.to_tex(table).splitlines()
+    assert lines[0] == r"\begin{tabular}{lrrr}"
+    assert [lines[1], lines[3], lines[-2], lines[-1]] == [r"\toprule", r"\midrule", r"\bottomrule", r"\end{tabular}"]
+    for line in (lines[2], *lines[4:-2]):
+        assert line.endswith(r" \\")
+        assert len(re.findall(r"(?<!\\)&", line)) == 3  # four cells, whatever stands in them
+        assert not re.search(r"(?<!\\)[%#$_]", line)
+        bare = re.sub(r"\\[{}]", "", line)
+        assert bare.count("{") == bare.count("}")
+
+
+def test_a_row_that_begins_with_a_bracket_is_no_option():
+    assert "\\midrule\n{}[x] " in report.to_tex(pd.DataFrame({"a": ["[x]"]}))
+
+
+def test_pipes_do_not_break_markdown():
+    text = report.to_markdown(pd.DataFrame({"a": ["x|y"]}))
+    assert "x\\|y" in text

@@ -58,4 +58,6 @@ def test_negatives_are_compared_step_by_step():
 def test_unknown_methods_are_named(arms):
     with pytest.raises(ValueError, match="there is no method 'Saha': choose among UniME stage 1"):
         u.trained_panels(None, arms, ["Saha"], [])
-    assert u.crepe_baselines(["none", "user"]) == ["zero-shot: none", "SaHa"]
+    baselines = u.crepe_baselines(["none", "user", "unime"])
+    assert baselines[:2] == ["zero-shot: none", "zero-shot: unime"]
+    assert baselines[-1] == "SaHa"

@@ -260,8 +260,9 @@ def check(root: Path) -> str:
         return "every file agrees with the manifest; a build of this size has no checksum in the repository"
     if known != identity(root):
         raise ValueError(
-            f"MMEB-mini was built differently here ({identity(root)}) than by us ({known}): please report this with "
-            "the environment block of notebook 00_setup"
+            f"MMEB-mini was built differently here ({identity(root)}) than by us ({known}): if you changed the world "
+            f"or its datasets, put the new identity into {CHECKSUMS.name}; if not, please report this with the "
+            "environment block of notebook 00_setup"
         )
     return "every file agrees with the manifest, and the manifest with the checksum in the repository"
 

@@ -16,6 +16,7 @@ from g2e_lib.evaluate import difference_of_ratios, estimate_ratio
 from g2e_lib.glyphworld.benchmark import TRAIN_FOLDER, TRUTH
 from g2e_lib.glyphworld.scenes import Meaning, matches, meaning_from_record
 from g2e_lib.mining import Subset, describe_clusters, embed_subset, labelled_subsets, mine_subset, subset_digest
+from g2e_lib.pictures import save_picture
 from g2e_lib.saha import Miner, explain_cluster
 from g2e_lib.store import Store
 
@@ -183,8 +184,8 @@ def _summarize_miner(
 
 
 def explain_anchor(
-    root: Path, embedder: Embedder, subset: Subset, row: int, miner: Miner, store: Store
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    root: Path, embedder: Embedder, subset: Subset, row: int, miner: Miner, store: Store, results: Path
+) -> dict[str, Any]:
     """How one query gets its cluster, with the truth: what the step-by-step figure draws.
 
     Args:
@@ -194,10 +195,11 @@ def explain_anchor(
         row: the anchor.
         miner: its top_k and pool_mult are used.
         store: keeps embeddings.
+        results: folder of a profile's results; pictures are kept there.
 
     Returns:
-        The anchor's `text` and `image`, and for each retrieved target a record of Step with texts, images and
-        `is_right`.
+        `anchor` with `text` and `image`, and `steps`: for each retrieved target a record of Step with texts, images
+        and `is_right`.
     """
     judge, pairs = judge_of(root, subset), subset.pairs
     queries, targets = embed_subset(embedder, subset, store)
@@ -208,10 +210,10 @@ def explain_anchor(
         record = {
             **vars(step),
             "target_text": target.text,
-            "target_image": str(target.image or ""),
+            "target_image": save_picture(target.image, results),
             "owner_text": pairs[step.owner].query.text if step.owner >= 0 else "",
             "is_right": judge.is_right(row, first_row[step.target]),
         }
         steps.append(record)
     query = pairs[row].query
-    return {"text": query.text, "image": str(query.image or "")}, steps
+    return {"anchor": {"text": query.text, "image": save_picture(query.image, results)}, "steps": steps}

@@ -1,19 +1,19 @@
-import matplotlib.pyplot as plt
+from PIL import Image
 
 from g2e_lib.glyphworld import benchmark, gallery
 
 
-def test_pictures_draw_and_repeat(small_build):
+def test_the_gallery_is_kept_and_repeats(small_build, tmp_path):
     rows, _ = benchmark.load(small_build)
-    for figure in (
-        gallery.objects_figure(),
-        gallery.scenes_figure(1),
-        gallery.looks_figure(1),
-        gallery.rows_figure(rows, ["ColourQA", "Crop"]),
-    ):
-        figure.canvas.draw()
-        assert sum(len(axis.images) for axis in figure.axes) >= 5
-        plt.close(figure)
+    tiles = gallery.save_gallery(rows, ["ColourQA", "Crop"], tmp_path, seed=1)
+    assert gallery.save_gallery(rows, ["ColourQA", "Crop"], tmp_path, seed=1) == tiles
+    assert [len(tiles[part]) for part in ("objects", "scenes", "looks", "rows")] == [60, 5, 5, 12]
+    for tile in (one for some in tiles.values() for one in some):
+        assert tile["image"] or tile["text"]
+        if tile["image"]:
+            Image.open(tmp_path / tile["image"]).verify()
+    assert tiles["rows"][0]["caption"] == rows["ColourQA"][0].query.text
+    assert tiles["rows"][1]["text"] == rows["ColourQA"][0].candidates[0].text
 
 
 def test_examples_belong_to_validation():

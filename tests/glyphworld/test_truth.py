@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+from PIL import Image
 
 from g2e_lib.glyphworld import benchmark, truth
 from g2e_lib.glyphworld.scenes import matches
@@ -59,13 +60,18 @@ def test_miners_are_compared(small_build, embedder, tmp_path):
 
 def test_explanation_tells_the_truth(small_build, embedder, tmp_path):
     (subset,) = load_subsets(small_build / "train", ["CaptionT2I"])
-    anchor, steps = truth.explain_anchor(small_build, embedder, subset, 0, Miner("saha", 3, 2), Store(tmp_path))
+    store, results = Store(tmp_path / "store"), tmp_path / "results"
+    explained = truth.explain_anchor(small_build, embedder, subset, 0, Miner("saha", 3, 2), store, results)
+    anchor, steps = explained["anchor"], explained["steps"]
     assert anchor["text"] == subset.pairs[0].query.text
     own = [step for step in steps if step["fate"] == "own positive"]
     assert all(step["is_right"] for step in own)
     assert {step["fate"] for step in steps} <= {"kept", "too similar in query space", "own positive", "not looked at"}
     for step in steps:
-        assert subset.targets[step["target"]].image.as_posix() == step["target_image"]
+        kept, original = (
+            Image.open(path) for path in (results / step["target_image"], subset.targets[step["target"]].image)
+        )
+        assert kept.tobytes() == original.convert("RGB").tobytes()
 
 
 def test_unknown_training_subsets_are_named(small_build):

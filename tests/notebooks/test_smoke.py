@@ -29,6 +29,7 @@ def smoke(tmp_path_factory):
             [sys.executable, "-c", code, root], capture_output=True, text=True, env=environment, cwd=root, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        (root / "output.txt").write_text(done.stdout)
         outputs.append(
             {p.relative_to(root): p.read_bytes() for p in sorted((root / "results").rglob("*")) if p.is_file()}
         )
@@ -47,16 +48,17 @@ def test_every_notebook_was_executed(smoke):
 def test_the_second_run_gives_identical_tables(smoke):
     _, first, second = smoke
     tables = [path for path in first if "tables" in path.parts]
-    assert len(tables) >= 40
+    assert len(tables) >= 105
     assert {path: first[path] for path in tables} == {path: second[path] for path in tables}
 
 
 def test_every_table_and_figure_has_both_formats(smoke):
     root, *_ = smoke
     tables, figures = root / "results/smoke/tables", root / "figures/smoke"
-    assert {p.stem for p in tables.glob("*.csv")} == {p.stem for p in tables.glob("*.md")}
+    for suffix in ("md", "tex"):
+        assert {p.stem for p in tables.glob("*.csv")} == {p.stem for p in tables.glob(f"*.{suffix}")}
     assert {p.stem for p in figures.glob("*.png")} == {p.stem for p in figures.glob("*.svg")}
-    assert len(list(figures.glob("*.png"))) >= 14
+    assert len(list(figures.glob("*.png"))) >= 26
 
 
 def test_metrics_carry_provenance(smoke):
@@ -65,11 +67,20 @@ def test_metrics_carry_provenance(smoke):
     files = sorted((root / "results/smoke/metrics").glob("*.json"))
     assert [f.stem for f in files] == [
         "ablations",
+        "attention",
+        "benchmarks",
+        "gallery",
         "mining",
+        "mining_example",
         "modality_gap",
+        "modality_gap_trained",
         "next_words",
         "setup",
+        "similarities",
+        "sugarcrepe",
         "training",
+        "unime",
+        "unime_ablations",
         "zero_shot",
     ]
     for file in files:
@@ -89,3 +100,28 @@ def test_nothing_names_this_machine(smoke):
 def test_smoke_numbers_never_stand_beside_the_papers(smoke):
     root, *_ = smoke
     assert "paper" not in (root / "results/smoke/tables/table_1_zero_shot.csv").read_text()
+    rows = (root / "results/smoke/tables/claims.md").read_text().splitlines()[2:]
+    assert {row.split("|")[3].strip() for row in rows} == {"–"}
+
+
+def test_the_run_ends_with_the_claims(smoke):
+    root, *_ = smoke
+    assert "claims: " in (root / "output.txt").read_text()
+    assert (root / "results/smoke/claims.md").read_text().startswith("# Claims of the papers, profile smoke")
+    assert "data:image/png;base64," in (root / "results/smoke/report.html").read_text()
+
+
+def test_07_draws_what_the_other_notebooks_drew(smoke, tmp_path):
+    root, *_ = smoke
+    drawn = {p.relative_to(root): p.read_bytes() for p in sorted((root / "figures").rglob("*.*"))}
+    for name in ("figures/smoke", "results/smoke/tables"):
+        (root / name).rename(tmp_path / name.replace("/", "-"))
+    code = (
+        "import sys, pathlib; from g2e_lib import config; root = pathlib.Path(sys.argv[1]);"
+        "config.RESULTS, config.FIGURES = root / 'results', root / 'figures';"
+        "from g2e_lib.catalogue import Catalogue; Catalogue('smoke').redraw()"
+    )
+    subprocess.run([sys.executable, "-c", code, root], check=True, cwd=root)
+    assert {p.relative_to(root): p.read_bytes() for p in sorted((root / "figures").rglob("*.*"))} == drawn
+    for path in (root / "results/smoke/tables").iterdir():
+        assert path.read_bytes() == (tmp_path / "results-smoke-tables" / path.name).read_bytes(), path.name
