@@ -62,18 +62,18 @@ def plain_loop(model: torch.nn.Module, processor: object, items: list[dict]) -> 
         for name in ("pixel_values", "image_grid_thw"):
             if found := [one[name] for one in ones if name in one]:
                 batch[name] = torch.cat(found)
+        batch = {name: value.to(model.device) for name, value in batch.items()}
         states = model(**batch, output_hidden_states=True).hidden_states[-1]
         last = batch["attention_mask"].sum(1) - 1
         pooled = states[torch.arange(len(ones)), last].float()
-        output.append(torch.nn.functional.normalize(pooled, dim=-1).numpy())
+        output.append(torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy())
     return np.concatenate(output)
 
 
-def floor_seconds(embedder: Embedder, items: list[dict]) -> tuple[float, float]:
-    """The time of the model's matrix products alone, at the rate measured for one of them.
+def multiply_adds(embedder: Embedder, items: list[dict]) -> tuple[int, int, int]:
+    """What the matrix products of language model and vision tower take, and the tokens of all items.
 
-    Returns:
-        Seconds, and the measured rate in multiply-adds a second.
+    The products inside attention, of scores and of values, are left out.
     """
     config, ids = embedder.model.config, [embedder.token_ids(item) for item in items]
     vision = sum(
@@ -83,7 +83,16 @@ def floor_seconds(embedder: Embedder, items: list[dict]) -> tuple[float, float]:
     text = sum(p.numel() for n, p in embedder.model.model.language_model.layers.named_parameters() if p.ndim > 1)
     tokens = sum(map(len, ids))
     visual_tokens = sum(one.count(config.image_token_id) for one in ids)
-    products = tokens * text + 4 * visual_tokens * vision + visual_tokens * merger
+    return tokens * text, visual_tokens * (4 * vision + merger), tokens
+
+
+def floor_seconds(embedder: Embedder, items: list[dict]) -> tuple[float, float]:
+    """The time of the model's matrix products alone, at the rate measured for one of them.
+
+    Returns:
+        Seconds, and the measured rate in multiply-adds a second.
+    """
+    config, products = embedder.model.config, sum(multiply_adds(embedder, items)[:2])
     hidden, width = config.text_config.hidden_size, config.text_config.intermediate_size
     x, weight = torch.randn(4096, hidden), torch.randn(width, hidden)
     times = []

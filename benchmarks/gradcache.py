@@ -1,6 +1,6 @@
 """What does the gradient cache cost in time, and what does it save in memory, against one plain big batch?
 
-Run with `python benchmarks/gradcache.py` (needs sentence-transformers: `pip install -e ".[bench]"`); writes
+Run with `python benchmarks/gradcache.py`; writes
 benchmarks/gradcache.json. Steps of both kinds are timed alternately in one run; peak memory is that of processes of
 their own, above what is resident before the step. In operations a step costs 4/3 of a plain one where all weights
 train (a backward pass is two forward ones), 3/2 where most are frozen as here (it is about one), and less by the

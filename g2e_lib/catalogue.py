@@ -15,7 +15,15 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from g2e_lib import claims, mining_report, setup_report, training_report, zero_shot_report
+from g2e_lib import (
+    claims,
+    crepe_report,
+    mining_report,
+    setup_report,
+    training_report,
+    unime_report,
+    zero_shot_report,
+)
 from g2e_lib.config import figures_folder, results_folder
 from g2e_lib.report import save_figure, save_table
 from g2e_lib.store import read_json
@@ -40,11 +48,12 @@ class Entry:
     @property
     def caption(self) -> str:
         """One sentence on what is shown."""
-        make = self.make.func if isinstance(self.make, partial) else self.make
-        return (inspect.getdoc(make) or "").partition("\n")[0]
+        made_of = self.make.keywords.values() if isinstance(self.make, partial) else ()
+        line = inspect.getdoc(self.make.func if made_of else self.make).partition("\n")[0]
+        return f"{line.rstrip('.')} ({', '.join(made_of)})." if made_of else line
 
 
-_Z, _T, _M, _S = zero_shot_report, training_report, mining_report, setup_report
+_Z, _M, _T, _U, _C, _S = zero_shot_report, mining_report, training_report, unime_report, crepe_report, setup_report
 _GAP = {"needs": ("modality_gap",), "may_use": ("modality_gap_trained",)}
 
 TABLES: dict[str, Entry] = {
@@ -65,6 +74,17 @@ TABLES: dict[str, Entry] = {
     "training_cost": Entry(_T.cost_table, ("training",)),
     "ablations": Entry(_T.ablation_table, ("ablations",)),
     "ablation_verdicts": Entry(_T.ablation_verdicts, ("ablations",)),
+    "unime_teacher": Entry(_U.teacher_table, ("unime",)),
+    "unime_mmeb": Entry(_U.unime_table, ("unime",)),
+    "unime_retrieval": Entry(_U.retrieval_table, ("unime",)),
+    "unime_filter": Entry(_U.filter_table, ("unime",)),
+    "unime_negatives": Entry(_U.negatives_table, ("unime",)),
+    "unime_next_words": Entry(_U.stages_words_table, ("unime",)),
+    "unime_ablations": Entry(_T.ablation_table, ("unime_ablations",)),
+    "sugarcrepe": Entry(partial(_C.crepe_table, name="sugarcrepe", kind="image"), ("sugarcrepe",)),
+    "sugarcrepe_pp_image": Entry(partial(_C.crepe_table, name="sugarcrepe_pp", kind="image"), ("sugarcrepe",)),
+    "sugarcrepe_pp_text": Entry(partial(_C.crepe_table, name="sugarcrepe_pp", kind="text"), ("sugarcrepe",)),
+    "sugarcrepe_differences": Entry(_C.crepe_differences_table, ("sugarcrepe",)),
     "mmeb_mini": Entry(_S.benchmark_table, ("setup",)),
     "base_model": Entry(_S.model_table, ("setup",)),
     "base_model_competence": Entry(_S.competence_table, ("setup",)),
@@ -91,6 +111,17 @@ FIGURES: dict[str, Entry] = {
         f"ablation_{question}": Entry(partial(_T.ablation_figure, question=question), ("ablations",))
         for question in _T.QUESTIONS
     },
+    "unime_negatives": Entry(_U.negatives_figure, ("unime",)),
+    "unime_next_words": Entry(_U.stages_words_figure, ("unime",)),
+    "unime_ablations": Entry(_T.ablation_panel_figure, ("unime_ablations",)),
+    **{
+        f"ablation_{question}": Entry(partial(_T.ablation_figure, question=question), ("unime_ablations",))
+        for question in _T.UNIME_QUESTIONS
+    },
+    "sugarcrepe": Entry(partial(_C.crepe_figure, name="sugarcrepe", kind="image"), ("sugarcrepe",)),
+    "sugarcrepe_pp_image": Entry(partial(_C.crepe_figure, name="sugarcrepe_pp", kind="image"), ("sugarcrepe",)),
+    "sugarcrepe_pp_text": Entry(partial(_C.crepe_figure, name="sugarcrepe_pp", kind="text"), ("sugarcrepe",)),
+    "sugarcrepe_gallery": Entry(_C.gallery_figure, ("sugarcrepe",)),
     "glyphworld_objects": Entry(_S.objects_figure, ("gallery",)),
     "glyphworld_scenes": Entry(_S.scenes_figure, ("gallery",)),
     "glyphworld_looks": Entry(_S.looks_figure, ("gallery",)),

@@ -22,6 +22,7 @@ FIGURES = ROOT / "figures"
 BENCHMARKS = ROOT / "benchmarks"  # scripts that measure speed and memory, and what they measured
 # Data sets, embeddings and other things that can be made again; G2E_CACHE moves it to a larger disk.
 CACHE = Path(os.environ.get("G2E_CACHE", ROOT / "cache")).resolve()
+DATA = CACHE / "mmeb"  # the papers' own data, where a profile asks for them
 
 # run_all.sh lets a run write to a staging folder, which replaces the profile's own only if everything succeeds.
 RESULTS_VARIABLE, FIGURES_VARIABLE = "G2E_RESULTS", "G2E_FIGURES"

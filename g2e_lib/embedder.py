@@ -8,14 +8,16 @@ other layers are never computed for it.
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import Qwen2VLForConditionalGeneration
 from transformers import __version__ as transformers_version
@@ -23,21 +25,29 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 from g2e_lib.checkpoint import (
     apply_adapter,
+    base_of_adapter,
     checkpoint_fingerprint,
     checkpoint_folder,
+    default_attention,
     load_model,
     load_processor,
 )
 from g2e_lib.config import code_fingerprint
-from g2e_lib.data import Item, missing_image, unique
-from g2e_lib.processor import G2EProcessor
-from g2e_lib.prompts import Prompt, Role, get_prompt, render_parts
+from g2e_lib.data import Item, unique
+from g2e_lib.processor import (
+    G2EProcessor,
+    ImageRule,
+    Prefetch,
+    default_threads,
+    get_image_rule,
+    image_size,
+    open_image,
+)
+from g2e_lib.prompts import VISION_BLOCK, Prompt, Role, get_prompt, render_parts
 from g2e_lib.qwen2vl import Prefix, encode_prefix, hidden_states, prefix_length
 
 logger = logging.getLogger(__name__)
 
-MIN_SIDE = 4  # pixels; a thinner image has no content, and resizing it invents one
-MAX_ASPECT_RATIO = 200  # Qwen2-VL's own limit
 MIN_SHARING, MIN_PREFIX = 8, 8  # inputs and tokens; below, running a common beginning once does not pay
 # Source files that decide what an embedding is; their content is part of every cache key.
 CODE = ("embedder.py", "processor.py", "prompts.py", "qwen2vl.py")
@@ -97,42 +107,6 @@ def as_item(value: Embeddable) -> tuple[str, Path | Image.Image | None]:
     return text, image
 
 
-def open_image(source: Path | Image.Image) -> Image.Image:
-    """Load an image fully, as RGB.
-
-    Raises:
-        ValueError: the file is missing, is no image, is cut off, or has sides Qwen2-VL cannot take.
-    """
-    name = source if isinstance(source, Path) else f"an image of {source.width}x{source.height} pixels"
-    try:
-        image = Image.open(source) if isinstance(source, Path) else source
-        image = image.convert("RGB")
-    except FileNotFoundError:
-        raise missing_image(source) from None
-    except UnidentifiedImageError:
-        raise ValueError(f"image {name} is not an image file PIL can read: replace or remove it") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"image {name} is damaged ({error}): download it again or remove it") from None
-    short, long = sorted(image.size)
-    if short < MIN_SIDE or long > MAX_ASPECT_RATIO * short:
-        raise ValueError(
-            f"image {name} is {image.width}x{image.height} pixels, but both sides must have at least {MIN_SIDE} "
-            f"pixels and the longer one at most {MAX_ASPECT_RATIO} times the shorter: pad or remove it"
-        )
-    return image
-
-
-def _image_size(source: Path | Image.Image) -> tuple[int, int]:
-    """Width and height from the file's header; problems are left to open_image, which names them."""
-    if isinstance(source, Image.Image):
-        return source.size
-    try:
-        with Image.open(source) as image:
-            return image.size
-    except (OSError, SyntaxError, ValueError):
-        return open_image(source).size
-
-
 def _image_identity(source: Path | Image.Image | None) -> str:
     if source is None:
         return ""
@@ -173,7 +147,10 @@ class Embedder:
         processor: its tokenizer and image processor.
         prompt: a name in prompts.PROMPTS, or a Prompt.
         max_length: most tokens an input may have; longer texts are cut at their end (never the prompt or an image).
-        tokens_per_batch: padded tokens in one forward pass; bounds memory, does not change results.
+        tokens_per_batch: padded tokens in one forward pass; bounds memory, does not change results. Halved by itself
+            when a GPU runs out of memory.
+        images: how images are shown, a name in processor.IMAGE_RULES or an ImageRule.
+        threads: that open images ahead; -1 takes none on a CPU and several on a GPU. Does not change results.
         identity: identifies weights, tokenizer and adapter in cache keys.
     """
 
@@ -185,10 +162,14 @@ class Embedder:
         *,
         max_length: int = 2048,
         tokens_per_batch: int = 4096,
+        images: str | ImageRule = "native",
+        threads: int = -1,
         identity: str = "unknown",
     ) -> None:
         self.model, self.processor, self.prompt = model.eval(), processor, get_prompt(prompt)
         self.max_length, self.tokens_per_batch = max_length, tokens_per_batch
+        self.images = get_image_rule(images)
+        self.threads = default_threads(model.device.type) if threads < 0 else threads
         self.identity = identity
         self.model.requires_grad_(requires_grad=False)
 
@@ -201,16 +182,19 @@ class Embedder:
         adapter: str | Path | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        attention: str = "auto",
         **settings: Any,  # noqa: ANN401
     ) -> "Embedder":
         """Load a Qwen2-VL checkpoint, real or tiny.
 
         Args:
-            id_or_path: a local folder, a hub id, or "glyphworld-base", the model inside this package.
+            id_or_path: a local folder, a hub id ("org/name", or "org/name@revision"), or "glyphworld-base", the model
+                inside this package. Of an adapter the base model is found by the name it gives.
             prompt: a name in prompts.PROMPTS, or a Prompt.
             adapter: folder or hub id of a PEFT adapter to apply.
             device: "auto" takes a GPU if there is one.
             dtype: "float32", "bfloat16", or "auto": bfloat16 on a GPU, float32 on a CPU.
+            attention: "sdpa", "flash_attention_2", or "auto": the latter where it is installed and can be used.
             settings: further arguments of Embedder.
 
         Raises:
@@ -220,7 +204,10 @@ class Embedder:
         device = default_device() if device == "auto" else device
         dtype = default_dtype(device) if dtype == "auto" else dtype
         folder = checkpoint_folder(id_or_path)
-        processor, model = load_processor(folder), load_model(folder, dtype)
+        if adapter is None and (base := base_of_adapter(folder)):
+            folder, adapter = checkpoint_folder(base), folder
+        attention = default_attention(device, dtype) if attention == "auto" else attention
+        processor, model = load_processor(folder), load_model(folder, dtype, attention)
         identity = checkpoint_fingerprint(folder)
         if adapter is not None:
             adapter_folder = checkpoint_folder(adapter)
@@ -238,6 +225,12 @@ class Embedder:
         """Where the model is."""
         return self.model.device
 
+    @property
+    def pixel_bounds(self) -> tuple[int, int]:
+        """The least and the most pixels of an image."""
+        size = self.processor.image_processor.size
+        return self.images.min_pixels or size["shortest_edge"], self.images.max_pixels or size["longest_edge"]
+
     def with_prompt(self, prompt: str | Prompt) -> "Embedder":
         """The same model under another prompt; weights are shared."""
         return Embedder(
@@ -246,6 +239,8 @@ class Embedder:
             prompt,
             max_length=self.max_length,
             tokens_per_batch=self.tokens_per_batch,
+            images=self.images,
+            threads=self.threads,
             identity=self.identity,
         )
 
@@ -254,15 +249,15 @@ class Embedder:
 
         Prompts enter by what they say to this role, not by name: where two prompts say the same, the work is shared.
         """
-        image_processor = self.processor.image_processor
         return {
             "checkpoint": self.identity,
             "system": self.prompt.system,
             "instruction": str(self.prompt.instruction(role)),
             "fusion": self.prompt.fusion,
-            "image_size": dict(image_processor.size),
+            "images": {**vars(self.images), "pixels": self.pixel_bounds},
             "max_length": self.max_length,
             "dtype": str(self.model.dtype),
+            "attention": self.model.config.text_config._attn_implementation,
             "code": code_fingerprint(CODE),
             "transformers": transformers_version,
         }
@@ -331,8 +326,10 @@ class Embedder:
                 raise ValueError(f"item {index}: {error}") from None
             is_split = self.prompt.fusion == "sum" and text.strip() and image is not None
             for part_text, part_image in ((text, None), ("", image)) if is_split else ((text, image),):
-                rendered = render_parts(self.prompt, role, part_text, part_image is not None)
-                inputs.append(Input(*rendered, part_image))
+                before, *rest = render_parts(self.prompt, role, part_text, part_image is not None)
+                if not self.images.has_markers:
+                    before = before.replace(VISION_BLOCK, self.processor.image_token)
+                inputs.append(Input(before, *rest, part_image))
                 parts.append(index)
         return inputs, np.array(parts, dtype=np.int64)
 
@@ -346,13 +343,74 @@ class Embedder:
         output = np.empty((len(inputs), self.dimension), dtype=np.float32)
         prefix = self._prefix(tokens)
         shared = prefix_length(prefix)
-        with tqdm(total=len(inputs), desc="encode", unit="item", disable=not show_progress) as bar:
+        with (
+            self._prefetch(inputs, order) as images,
+            tqdm(total=len(inputs), desc="encode", unit="item", disable=not show_progress) as bar,
+        ):
             while order:
                 count = max(1, self.tokens_per_batch // (len(tokens[order[0]].ids) - shared))
-                batch, order = order[:count], order[count:]
-                output[batch] = self._forward([inputs[i] for i in batch], [tokens[i] for i in batch], prefix)
+                batch = order[:count]
+                pixels = images(batch)
+                try:
+                    output[batch] = self._forward([tokens[i] for i in batch], pixels, prefix)
+                except torch.OutOfMemoryError:
+                    self._halve_budget(len(batch), len(tokens[batch[0]].ids) - shared)
+                    continue  # with the same inputs; what is done is kept
+                order = order[count:]
                 bar.update(len(batch))
         return output[rows]
+
+    def _halve_budget(self, count: int, length: int) -> None:
+        """Make batches smaller after one of `count` inputs of `length` tokens each did not fit into memory.
+
+        Raises:
+            RuntimeError: it was a single input already.
+        """
+        if count == 1:
+            raise RuntimeError(
+                f"out of memory with a single input of {length} tokens: lower max_length, show images smaller "
+                "(an ImageRule with max_pixels), or use a device with more memory"
+            ) from None
+        self.tokens_per_batch = max(1, min(self.tokens_per_batch, count * length) // 2)
+        torch.cuda.empty_cache()
+        logger.warning("out of memory: going on with tokens_per_batch %d", self.tokens_per_batch)
+
+    @contextmanager
+    def _prefetch(self, inputs: list[Input], order: list[int]) -> Iterator[Callable[[list[int]], dict[str, Tensor]]]:
+        """A function from a batch (the next inputs in `order`) to its images as the model takes them."""
+        with_image = [i for i in order if inputs[i].source is not None]
+        if not self.threads or not with_image:
+            yield lambda batch: self.pixels([inputs[i].source for i in batch if inputs[i].source is not None])
+            return
+        prefetch = Prefetch(lambda i: self.pixels([inputs[i].source]), with_image, self.threads)
+
+        def pixels(batch: list[int]) -> dict[str, Tensor]:
+            parts = prefetch.get([i for i in batch if inputs[i].source is not None])
+            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
+
+        try:
+            yield pixels
+        finally:
+            prefetch.close()
+
+    def pixels(self, sources: Sequence[Path | Image.Image]) -> dict[str, Tensor]:
+        """Images as the model takes them.
+
+        Args:
+            sources: paths or PIL images.
+
+        Returns:
+            `pixel_values` (patches, patch dimension) float32 and `image_grid_thw` (images, 3) int64; nothing for none.
+
+        Raises:
+            ValueError: an image cannot be used; the message names it.
+        """
+        if not sources:
+            return {}
+        images = [self.images.resize(open_image(source)) for source in sources]
+        shortest, longest = self.pixel_bounds
+        size = {"shortest_edge": shortest, "longest_edge": longest}
+        return dict(self.processor.image_processor(images=images, size=size, return_tensors="pt"))
 
     def tokenize(self, inputs: list[Input]) -> list[Tokens]:
         """Token ids with one placeholder per visual token, cut to max_length."""
@@ -382,22 +440,19 @@ class Embedder:
             end = len(before) + len(text)
             starts = [start for start, stop in encoding.offset_mapping if len(before) <= start and stop <= end]
             if not text:
-                longest_edge = self.processor.image_processor.size["longest_edge"]
                 raise ValueError(
                     f"max_length {self.max_length} has no room for the prompt and an image of "
-                    f"{before.count(self.processor.image_token)} visual tokens: raise max_length, or lower the image "
-                    f"processor's longest_edge (now {longest_edge} pixels)"
+                    f"{before.count(self.processor.image_token)} visual tokens: raise max_length, or show images "
+                    f"smaller (an ImageRule with max_pixels below {self.pixel_bounds[1]})"
                 )
             text = text[: starts[-excess] - len(before)].rstrip() if excess < len(starts) else ""
 
     def _grid(self, source: Path | Image.Image) -> tuple[int, int]:
         """Rows and columns of visual tokens an image becomes."""
         ip = self.processor.image_processor
-        width, height = _image_size(source)
-        if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-            open_image(source)  # raises, naming the image
+        width, height = self.images.size(*image_size(source))
         unit = ip.patch_size * ip.merge_size
-        rows, columns = smart_resize(height, width, unit, ip.size["shortest_edge"], ip.size["longest_edge"])
+        rows, columns = smart_resize(height, width, unit, *self.pixel_bounds)
         return rows // unit, columns // unit
 
     @torch.inference_mode()
@@ -407,14 +462,13 @@ class Embedder:
         return encode_prefix(self.model, ids) if ids else None
 
     @torch.inference_mode()
-    def _forward(self, inputs: list[Input], tokens: list[Tokens], prefix: Prefix | None) -> np.ndarray:
+    def _forward(self, tokens: list[Tokens], pixels: dict[str, Tensor], prefix: Prefix | None) -> np.ndarray:
         """The states at the last token of one batch, (B, D) float32."""
-        images = [open_image(one.source) for one in inputs if one.source is not None]
-        pixels = self.processor.image_processor(images=images, return_tensors="pt") if images else {}
         width, pad = max(len(one.ids) for one in tokens), self.processor.tokenizer.pad_token_id
         ids = torch.tensor([one.ids + [pad] * (width - len(one.ids)) for one in tokens])
         shared = prefix_length(prefix)
         last = torch.tensor([len(one.ids) - 1 - shared for one in tokens])
-        inputs_on_device = {key: value.to(self.device) for key, value in pixels.items()}
-        hidden = hidden_states(self.model, ids.to(self.device), **inputs_on_device, prefix=prefix)
+        on_device = {key: value.to(self.device) for key, value in pixels.items()}
+        flat = not self.images.has_markers
+        hidden = hidden_states(self.model, ids.to(self.device), **on_device, prefix=prefix, has_flat_positions=flat)
         return hidden[torch.arange(len(tokens)), last].float().cpu().numpy()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from g2e_lib.data import Item
-from g2e_lib.embedder import Embedder, Input, Tokens, open_image, shared_prefix
+from g2e_lib.embedder import Embedder, Input, Tokens, shared_prefix
 from g2e_lib.prompts import Role
 from g2e_lib.qwen2vl import encode_images, encode_prefix, hidden_states, prefix_length
 
@@ -73,8 +73,7 @@ class Encoder(nn.Module):
         known: dict[str, _Picture] = {}
         for start in range(0, len(sources), IMAGES_AT_ONCE):
             names, some = zip(*sources[start : start + IMAGES_AT_ONCE], strict=True)
-            images = [open_image(source) for source in some]
-            pixels = self.embedder.processor.image_processor(images=images, return_tensors="pt").to(self.model.device)
+            pixels = {key: value.to(self.model.device) for key, value in self.embedder.pixels(some).items()}
             grids, patches = pixels["image_grid_thw"], pixels["pixel_values"].to(visual.dtype)
             counts = grids.prod(1)
             merged = visual.config.spatial_merge_size**2
@@ -119,6 +118,7 @@ class Encoder(nn.Module):
         for name, field in (("image_features", "features"), ("pixel_values", "patches")):
             if shown and getattr(shown[0], field) is not None:
                 images[name] = torch.cat([getattr(one, field) for one in shown])
-        hidden = hidden_states(self.model, ids, prefix=prefix, **images)
+        flat = not self.embedder.images.has_markers
+        hidden = hidden_states(self.model, ids, prefix=prefix, has_flat_positions=flat, **images)
         last = torch.tensor([len(one.ids) - 1 for one in tokens], device=ids.device) - prefix_length(prefix)
         return hidden[torch.arange(len(tokens), device=ids.device), last]

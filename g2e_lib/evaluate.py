@@ -55,6 +55,21 @@ def hit_at_one(
     return right
 
 
+def embedding_shards(
+    embedder: Embedder, items: Sequence[Item], role: str, digests: Mapping[Item, str]
+) -> list[tuple[dict[str, Any], Sequence[Item]]]:
+    """The parts in which `encode_cached` embeds items, each with its key in the store.
+
+    Args:
+        embedder: with its prompt.
+        items: to embed.
+        role: "query" or "target".
+        digests: for each item a digest of its content.
+    """
+    shards = [items[start : start + SHARD] for start in range(0, len(items), SHARD)]
+    return [({**embedder.key(role), "items": [digests[item] for item in shard]}, shard) for shard in shards]
+
+
 def encode_cached(
     embedder: Embedder,
     items: Sequence[Item],
@@ -78,9 +93,7 @@ def encode_cached(
     """
     digests = item_digests(items) if digests is None else digests
     parts = []
-    for start in range(0, len(items), SHARD):
-        shard = items[start : start + SHARD]
-        key = {**embedder.key(role), "items": [digests[item] for item in shard]}
+    for key, shard in embedding_shards(embedder, items, role, digests):
         parts.append(store.array(key, lambda s=shard: embedder.encode(s, role, show_progress=show_progress)))
     return np.concatenate(parts) if parts else np.empty((0, embedder.dimension), dtype=np.float32)
 
@@ -191,6 +204,20 @@ def _estimate(values: Mapping[str, np.ndarray], seed: int) -> Estimate:
     mean = np.mean([one.mean() for one in values.values()])
     n = sum(len(one) for one in values.values())
     return Estimate(*(round(float(100 * x), 4) for x in (mean, low, high)), n)
+
+
+def estimate_mean(values: np.ndarray, seed: int = 0) -> Estimate:
+    """The mean of any numbers in their own unit, with a bootstrap over them.
+
+    Args:
+        values: (N,) float.
+        seed: of the bootstrap.
+
+    >>> estimate_mean(np.array([2.0, 2.0]))
+    Estimate(value=2.0, low=2.0, high=2.0, n=2)
+    """
+    low, high = _bounds(_resampled_means(values, np.random.default_rng(seed)))
+    return Estimate(*(round(float(x), 6) for x in (values.mean(), low, high)), len(values))
 
 
 Counts = Mapping[str, Sequence[Sequence[int]]]  # for each dataset [part, whole] of every unit, such as a cluster

@@ -18,14 +18,32 @@ from g2e_lib.evaluate import describe_datasets, estimate, evaluate_mmeb, summari
 from g2e_lib.mining import Subset, data_digest, labelled_subsets, load_subsets, mine_subset, save_clusters
 from g2e_lib.saha import Miner
 from g2e_lib.store import Store
-from g2e_lib.train import read_log, train
+from g2e_lib.teacher import save_teacher, teacher_folder, teacher_identity
+from g2e_lib.train import ADAPTER, read_log, train
 from g2e_lib.train_config import TrainConfig
 
 # Source files that decide what training gives, and what its evaluation gives.
 TRAIN_CODE = ("data.py", "embedder.py", "encoder.py", "gradcache.py", "mining.py", "processor.py", "prompts.py")
-TRAIN_CODE += ("qwen2vl.py", "saha.py", "train.py", "train_config.py")
+TRAIN_CODE += ("qwen2vl.py", "saha.py", "teacher.py", "train.py", "train_config.py", "unime.py")
 TEST_CODE = ("checkpoint.py", "data.py", "embedder.py", "evaluate.py", "processor.py", "prompts.py", "qwen2vl.py")
 LIBRARIES = ("torch", "transformers", "peft", "accelerate")
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """What UniME's first stage learns from.
+
+    Attributes:
+        data: folder of text pairs, in MMEB-train's format.
+        subsets: names.
+        teacher: id or folder of a sentence-transformers model.
+        prompt: in training.
+    """
+
+    data: Path
+    subsets: tuple[str, ...]
+    teacher: str
+    prompt: str = "unime_distillation"
 
 
 @dataclass(frozen=True)
@@ -37,12 +55,16 @@ class Arm:
         prompt: in mining, training and evaluation.
         miner: None trains on random pairs with in-batch negatives only.
         settings: whatever of TrainConfig differs from the common settings.
+        sentences: train on these instead of the laboratory's pairs (UniME, stage 1).
+        start: the arm whose adapter this one goes on from, trained with the same seed (UniME, stage 2).
     """
 
     name: str
     prompt: str = "hierarchical"
     miner: Miner | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    sentences: Sentences | None = None
+    start: "Arm | None" = None
 
 
 class Laboratory:
@@ -81,16 +103,16 @@ class Laboratory:
         )
         self.model = checkpoint_folder(self.common.get("model", TrainConfig.model))
         self.weights = checkpoint_fingerprint(self.model)
-        self._subsets: dict[float, tuple[list[Subset], str]] = {}
+        self._trained: set[str] = set()  # by this object: what a fresh laboratory does not train again
+        self._subsets: dict[tuple, tuple[list[Subset], str]] = {}
 
-    def subsets(self, fraction: float) -> tuple[list[Subset], str]:
-        """The training subsets, or the first part of each, and their digest."""
-        if fraction not in self._subsets:
-            images = self.common.get("images", "")
-            split = self.common.get("split", TrainConfig.split)
-            subsets = load_subsets(self.data, self.names, images, split, fraction)
-            self._subsets[fraction] = subsets, data_digest(subsets)
-        return self._subsets[fraction]
+    def subsets(self, config: TrainConfig) -> tuple[list[Subset], str]:
+        """What a run trains on, and its digest."""
+        key = config.data, config.subsets, config.images, config.split, config.fraction
+        if key not in self._subsets:
+            subsets = load_subsets(Path(config.data), *key[1:])
+            self._subsets[key] = subsets, data_digest(subsets)
+        return self._subsets[key]
 
     def run(self, arm: Arm, seed: int = 0) -> dict[str, Any]:
         """Mine, train and evaluate one arm with one seed, or recall it.
@@ -98,41 +120,79 @@ class Laboratory:
         Returns:
             `right` (answers as a string of 0 and 1 by dataset), `log` (records of training) and `seconds` of training.
         """
-        settings = {**self.common, **arm.settings, "prompt": arm.prompt, "seed": seed}
-        config = TrainConfig(folder="", data=str(self.data), subsets=self.names, **settings)
-        _, pairs = self.subsets(config.fraction)
-        described = {k: v for k, v in asdict(config).items() if k not in ("folder", "data", "images", "save_every")}
-        miner = replace(arm.miner, seed=seed) if arm.miner else None
-        trained = {
-            "settings": described | {"model": self.weights},
-            "device and dtype": self.device_and_dtype(),
-            "miner": [asdict(miner), sorted(self.labelled)] if miner else None,
-            "pairs": pairs,
-            "code": code_fingerprint(TRAIN_CODE),
-            "libraries": {name: version(name) for name in LIBRARIES},
-        }
-        key = {"trained": trained, "tested on": self.tested, "code": code_fingerprint(TEST_CODE)}
-        return self.results.json(key, lambda: self._run(config, miner, self.cache / "runs" / fingerprint(trained)))
+        key = {"trained": self._key(arm, seed), "tested on": self.tested, "code": code_fingerprint(TEST_CODE)}
+        return self.results.json({**key, "prompt": arm.prompt}, lambda: self._run(arm, seed))
 
-    def _run(self, config: TrainConfig, miner: Miner | None, folder: Path) -> dict[str, Any]:
-        if self.is_fresh:
-            shutil.rmtree(folder, ignore_errors=True)
-        clusters = str(self._clusters(config, miner)) if miner else ""
-        adapter = train(replace(config, folder=str(folder), clusters=clusters))
+    def _run(self, arm: Arm, seed: int) -> dict[str, Any]:
+        folder = self.train(arm, seed).parent
         log = read_log(folder)
-        embedder = Embedder.from_pretrained(self.model, prompt=config.prompt, adapter=adapter, dtype=config.dtype)
-        right = evaluate_mmeb(embedder, self.rows, self.embeddings, self.digests)
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         return {
-            "right": {name: "".join("01"[v] for v in values.astype(int)) for name, values in right.items()},
+            **self._evaluate(self.embedder(arm, seed)),
             "log": [{k: round(v, 6) for k, v in record.items()} for record in log],
             "seconds": round(sum(record["seconds"] for record in log), 1),
         }
 
+    def _config(self, arm: Arm, seed: int) -> TrainConfig:
+        """An arm's settings, without the files it needs."""
+        settings = {**self.common, **arm.settings, "prompt": arm.prompt, "seed": seed}
+        data, subsets = self.data, self.names
+        if arm.sentences:
+            data, subsets = arm.sentences.data, arm.sentences.subsets
+            settings |= {"prompt": arm.sentences.prompt, "images": "", "split": TrainConfig.split}
+        return TrainConfig(folder="", data=str(data), subsets=subsets, **settings)
+
+    def _key(self, arm: Arm, seed: int) -> dict[str, Any]:
+        """Everything that decides what an arm's adapter is."""
+        config = self._config(arm, seed)
+        described = {k: v for k, v in asdict(config).items() if k not in ("folder", "data", "images", "save_every")}
+        miner = replace(arm.miner, seed=seed) if arm.miner else None
+        return {
+            "settings": described | {"model": self.weights},
+            "device and dtype": self.device_and_dtype(),
+            "miner": [asdict(miner), sorted(self.labelled)] if miner else None,
+            "teacher": teacher_identity(teacher_folder(arm.sentences.teacher)) if arm.sentences else None,
+            "start": self._key(arm.start, seed) if arm.start else None,
+            "pairs": self.subsets(config)[1],
+            "code": code_fingerprint(TRAIN_CODE),
+            "libraries": {name: version(name) for name in LIBRARIES},
+        }
+
+    def train(self, arm: Arm, seed: int = 0) -> Path:
+        """The folder of an arm's adapter; whatever it needs is mined, embedded and trained if it is not there."""
+        config, name = self._config(arm, seed), fingerprint(self._key(arm, seed))
+        folder = self.cache / "runs" / name
+        if self.is_fresh and name not in self._trained:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._trained.add(name)
+        if not (folder / ADAPTER).exists():
+            files = {"folder": str(folder)}
+            if arm.miner:
+                files["clusters"] = str(self._clusters(config, replace(arm.miner, seed=seed)))
+            if arm.sentences:
+                files["teacher"] = str(self.cache / "teachers" / f"{name}.safetensors")
+                save_teacher(Path(files["teacher"]), arm.sentences.teacher, self.subsets(config)[0], self.embeddings)
+            if arm.start:
+                files["start"] = str(self.train(arm.start, seed))
+            train(replace(config, **files))
+            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        return folder / ADAPTER
+
+    def embedder(self, arm: Arm | None, seed: int = 0, prompt: str = "") -> Embedder:
+        """The model an arm has trained; None is the base model.
+
+        Args:
+            arm: trained if it is not yet.
+            seed: of its training.
+            prompt: of the embedder; "" is the arm's own (the base model has none of its own).
+        """
+        adapter = self.train(arm, seed) if arm else None
+        dtype = self.common.get("dtype", "auto")
+        return Embedder.from_pretrained(self.model, prompt=prompt or arm.prompt, adapter=adapter, dtype=dtype)
+
     def _clusters(self, config: TrainConfig, miner: Miner) -> Path:
         """A file of clusters mined with the base model under the arm's prompt."""
-        subsets, _ = self.subsets(config.fraction)
-        embedder = Embedder.from_pretrained(self.model, prompt=config.prompt, dtype=config.dtype)
+        subsets, _ = self.subsets(config)
+        embedder = self.embedder(None, prompt=config.prompt)
         mined = {s.name: mine_subset(embedder, s, miner, s.name in self.labelled, self.embeddings) for s in subsets}
         path = self.cache / "clusters" / f"{fingerprint([one['clusters'] for one in mined.values()])}.json"
         save_clusters(path, {name: one["clusters"] for name, one in mined.items()}, subsets, miner, embedder)
@@ -145,7 +205,9 @@ class Laboratory:
 
     def zero_shot(self, prompt: str) -> dict[str, Any]:
         """The base model without training, in the form of `run`."""
-        embedder = Embedder.from_pretrained(self.model, prompt=prompt, dtype=self.common.get("dtype", "auto"))
+        return self._evaluate(self.embedder(None, prompt=prompt))
+
+    def _evaluate(self, embedder: Embedder) -> dict[str, Any]:
         right = evaluate_mmeb(embedder, self.rows, self.embeddings, self.digests)
         return {"right": {name: "".join("01"[v] for v in values.astype(int)) for name, values in right.items()}}
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from g2e_lib.config import code_fingerprint, fingerprint
-from g2e_lib.data import Item, Pair, item_digests, read_mmeb_train, unique
+from g2e_lib.data import TRAIN_NAMES, Item, Pair, item_digests, read_mmeb_train, unique
 from g2e_lib.embedder import Embedder
 from g2e_lib.evaluate import encode_cached
 from g2e_lib.report import reference
@@ -40,7 +40,7 @@ class Subset:
 
 
 def load_subsets(
-    data: Path, names: Sequence[str], images: str = "", split: str = "original", fraction: float = 1.0
+    data: Path, names: Sequence[str], images: str = "", split: str = "original", fraction: float = 1.0, limit: int = 0
 ) -> list[Subset]:
     """Read training subsets.
 
@@ -50,13 +50,14 @@ def load_subsets(
         images: folder that image paths are relative to; "" is the parent of `data`.
         split: such as "original".
         fraction: share of each subset's pairs, the first ones.
+        limit: at most this many pairs of each subset, before the fraction is taken; 0 means all.
 
     Raises:
         ValueError: an unknown subset, or one without pairs.
     """
     subsets = []
     for name in names:
-        pairs = read_mmeb_train(data, name, Path(images) if images else data.parent, split)
+        pairs = read_mmeb_train(data, name, Path(images) if images else data.parent, split, limit)
         pairs = pairs[: max(1, round(fraction * len(pairs)))]
         if not pairs:
             raise ValueError(f"subset {name!r} in {data} has no pairs: leave it out, or download it again")
@@ -104,7 +105,8 @@ def labelled_subsets(facts: Mapping[str, Mapping[str, Any]] | None = None) -> se
     """
     if facts is None:
         facts = reference("mmeb_datasets").set_index("dataset").to_dict("index")
-    return {name for name, one in facts.items() if one["meta_task"] == "classification"}
+    names = {name for name, one in facts.items() if one["meta_task"] == "classification"}
+    return names | {TRAIN_NAMES[name] for name in names if name in TRAIN_NAMES}
 
 
 def mine_subset(

@@ -20,6 +20,7 @@ REPRESENT_TEXT = "Represent the given text in one word."
 # The user message of E5-V and of UniME's evaluation.
 SUMMARY_OF_IMAGE = "Summary above image in one word:"
 SUMMARY_OF_TEXT = "Summary above sentence in one word:"
+SUMMARY_OF_SENTENCES = "Summarize the above sentences in one word:"  # while UniME distils its text teacher
 
 VISION_BLOCK = "<|vision_start|><|image_pad|><|vision_end|>"
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
@@ -66,6 +67,7 @@ class Prompt:
 
 _REPRESENT = Instruction(REPRESENT_IMAGE, REPRESENT_TEXT)
 _SUMMARY = Instruction(SUMMARY_OF_IMAGE, SUMMARY_OF_TEXT)
+_DISTIL = Instruction(SUMMARY_OF_IMAGE, SUMMARY_OF_SENTENCES)
 
 PROMPTS = {
     prompt.name: prompt
@@ -77,6 +79,7 @@ PROMPTS = {
         Prompt("hierarchical_both", system=SYSTEM_PROMPT, query=_REPRESENT, target=_REPRESENT),
         Prompt("e5v", query=_SUMMARY, target=_SUMMARY),
         Prompt("unime", query=_SUMMARY, target=_SUMMARY, fusion="sum"),
+        Prompt("unime_distillation", query=_DISTIL, target=_DISTIL, fusion="sum"),
     )
 }
 

@@ -144,6 +144,7 @@ def hidden_states(
     image_grid_thw: Tensor | None = None,
     prefix: Prefix | None = None,
     image_features: Tensor | None = None,
+    has_flat_positions: bool = False,
 ) -> Tensor:
     """The last layer's states after the final norm; no vocabulary logits, no other layer's states.
 
@@ -156,6 +157,7 @@ def hidden_states(
         image_grid_thw: (images, 3) int64.
         prefix: what encode_prefix made of the first P ids, which all rows share; they are not run again.
         image_features: (visual tokens, D), what encode_images made of the images, instead of `pixel_values`.
+        has_flat_positions: number visual tokens as if they were text, instead of by time, row and column.
 
     Returns:
         (B, L - P, D) in the model's dtype; meaningless where the input is padding.
@@ -169,7 +171,7 @@ def hidden_states(
             "image_grid_thw": image_grid_thw,
         }
     image_token_id, merge_size = model.config.image_token_id, model.config.vision_config.spatial_merge_size
-    positions = position_ids(input_ids, image_grid_thw, image_token_id, merge_size)
+    positions = position_ids(input_ids, None if has_flat_positions else image_grid_thw, image_token_id, merge_size)
     start, cache = prefix_length(prefix), None
     if prefix:
         cache = DynamicCache()

@@ -181,7 +181,13 @@ def looks_numeric(cells: pd.Series) -> bool:
     return all(shape.fullmatch(cell) for cell in cells.astype(str))
 
 
-TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
+TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "→": r"$\rightarrow$",
+}
 TEX |= {character: f"\\{character}" for character in "&%$#_{}"} | {"<": r"\textless{}", ">": r"\textgreater{}"}
 
 
@@ -253,3 +259,12 @@ def difference_claim(statement: str, source: str, paper: str, estimate: dict[str
     verdict = REPRODUCED if estimate["low"] > 0 else NOT_REPRODUCED
     ours = f"{interval(estimate, signed=True)} points"
     return {"claim": statement, "source": source, "paper": paper, "ours": ours, "n": estimate["n"], "verdict": verdict}
+
+
+def flipped(estimate: Estimate) -> dict[str, Any]:
+    """The same difference seen from the other side.
+
+    >>> flipped({"value": 1.0, "low": -1.0, "high": 3.0, "n": 9})
+    {'value': -1.0, 'low': -3.0, 'high': 1.0, 'n': 9}
+    """
+    return {"value": -estimate["value"], "low": -estimate["high"], "high": -estimate["low"], "n": estimate["n"]}

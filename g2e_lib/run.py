@@ -15,7 +15,7 @@ import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
-from g2e_lib import config
+from g2e_lib import config, costs
 from g2e_lib.provenance import environment
 from g2e_lib.store import write_json
 
@@ -225,6 +225,14 @@ def conclude(profile: str, is_complete: bool) -> None:
         print(f"{readme.NAME}: numbers brought up to date", flush=True)  # noqa: T201
 
 
+def all_settings(
+    profile: str, notebooks: Sequence[Path], overrides: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """All parameters that notebooks will run with, by file stem."""
+    settings = config.load_profile(profile)
+    return {p.stem: parameter_defaults(p) | settings.get(p.stem, {}) | overrides.get(p.stem, {}) for p in notebooks}
+
+
 def list_notebooks() -> str:
     """What `--list` prints: notebooks with their questions and parameters, then the profiles."""
     lines = []
@@ -264,6 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         notebooks = select_notebooks(options.first, options.only)
         config.load_profile(options.profile)
         overrides = parse_parameters(options.parameters, notebooks)
+        if not costs.confirm(all_settings(options.profile, notebooks, overrides)):
+            return 0
     except ValueError as error:
         print(f"run_all.sh: {error}", file=sys.stderr)  # noqa: T201
         return 2

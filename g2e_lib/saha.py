@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 TOP_K, POOL_MULT = 15, 3  # the paper's settings
 MARGIN = 0.1  # UniME's beta: a target nearer than the positive by more is taken for a false negative
+HARD_NEGATIVES = 8  # UniME's K, in its second stage
 MIN_BLOCK, MAX_BLOCK = 32, 256  # queries searched at once: enough for a matrix product, few enough to be wanted
 LOOKAHEAD = 80  # a block is at most this fraction of the unused rows; then under a tenth of the searches are wasted
 SILENT_ROWS = 50_000  # from here on mining takes seconds and shows a progress bar

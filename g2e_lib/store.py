@@ -33,6 +33,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
+    """Make a folder if it is not there; a half-written one is never seen.
+
+    Args:
+        folder: where it belongs.
+        build: writes its content into the folder it is given, which is beside it and does not exist yet.
+
+    Returns:
+        The folder.
+    """
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as partial:
+            build(Path(partial) / folder.name)
+            (Path(partial) / folder.name).replace(folder)
+    return folder
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, UTF-8 with Unix line ends."""
     with atomic_path(path) as partial:

@@ -5,16 +5,17 @@ target, captions are queries with CAPTION_PREFIX (Gen2Embed, section 5). Ties ar
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from g2e_lib.data import Item, unique
-from g2e_lib.embedder import Embedder
-from g2e_lib.evaluate import encode_cached
-from g2e_lib.store import Store
+from g2e_lib.embedder import Embedder, open_image
+from g2e_lib.evaluate import encode_cached, estimate, paired_difference
+from g2e_lib.store import Store, atomic_path
 
 CAPTION_PREFIX = "Find me an image that matches the given caption: "
 # Subset -> the group the papers average it in.
@@ -141,12 +142,13 @@ def score_rows(
         negative_embeddings: (N, D) float32, unit rows.
 
     Returns:
-        `image`: (N,) bool, every true caption beats the negative against the image; with two captions also `text`:
-        (N,) bool, the captions are closer to each other than either is to the negative.
+        `image`: (N,) bool, every true caption beats the negative against the image; `margin`: (N,) float32, by how
+        much; with two captions also `text`: (N,) bool, the captions are closer to each other than either is to the
+        negative.
     """
     positive = np.einsum("ncd,nd->nc", caption_embeddings, image_embeddings)
     negative = np.einsum("nd,nd->n", negative_embeddings, image_embeddings)
-    right = {"image": positive.min(1) > negative}
+    right = {"image": positive.min(1) > negative, "margin": positive.min(1) - negative}
     if caption_embeddings.shape[1] == 2:
         pair = np.einsum("nd,nd->n", caption_embeddings[:, 0], caption_embeddings[:, 1])
         to_negative = np.einsum("ncd,nd->nc", caption_embeddings, negative_embeddings)
@@ -198,3 +200,110 @@ def group_scores(scores: Mapping[str, Mapping[str, np.ndarray]], kind: str) -> d
         for group in (SUGARCREPE[name], "mean"):
             groups.setdefault(group, {})[name] = one[kind]
     return groups
+
+
+Sets = Mapping[str, Mapping[str, Sequence[CrepeRow]]]  # "sugarcrepe" and "sugarcrepe_pp" -> subset -> rows
+KINDS = ("image", "text")
+
+
+def compare_methods(
+    embedders: Mapping[str, Callable[[], Embedder]], sets: Sets, baselines: Sequence[str], store: Store, seed: int = 0
+) -> tuple[dict[str, Any], dict[str, dict[str, dict]]]:
+    """Score several embedders on both sets, and compare them row by row.
+
+    Args:
+        embedders: by name, made one after the other.
+        sets: rows by name of the set and subset, all with their images.
+        baselines: methods that all later ones are compared with.
+        store: keeps embeddings.
+        seed: of the bootstrap.
+
+    Returns:
+        `sets`: set -> kind ("image", "text") -> method -> `subsets` and `groups`, estimates in percent; `differences`:
+        set -> kind -> baseline -> method -> group, in points; and besides, by set and method what
+        evaluate_sugarcrepe returns.
+    """
+    scores: dict[str, dict[str, dict]] = {name: {} for name in sets}
+    for method, make in embedders.items():
+        embedder = make()
+        for name, subsets in sets.items():
+            scores[name][method] = evaluate_sugarcrepe(embedder, subsets, store)
+    metrics: dict[str, Any] = {"sets": {}, "differences": {}}
+    methods = list(embedders)
+    for name, by_method in scores.items():
+        for kind in KINDS if name == "sugarcrepe_pp" else KINDS[:1]:
+            groups = {method: group_scores(one, kind) for method, one in by_method.items()}
+            metrics["sets"].setdefault(name, {})[kind] = {
+                method: {
+                    "subsets": {s: vars(estimate({s: rows[kind]}, seed)) for s, rows in one.items()},
+                    "groups": {group: vars(estimate(rows, seed)) for group, rows in groups[method].items()},
+                }
+                for method, one in by_method.items()
+            }
+            metrics["differences"].setdefault(name, {})[kind] = {
+                baseline: {
+                    method: {
+                        group: vars(paired_difference(rows, groups[baseline][group], seed))
+                        for group, rows in groups[method].items()
+                    }
+                    for method in methods[methods.index(baseline) + 1 :]
+                }
+                for baseline in baselines
+            }
+    return metrics, scores
+
+
+def worst_rows(
+    scores: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], subsets: Mapping[str, Sequence[CrepeRow]]
+) -> dict[str, list[dict[str, Any]]]:
+    """For each method and group the row it gets most wrong: what the gallery shows.
+
+    Args:
+        scores: by method, of SugarCrepe.
+        subsets: its rows.
+
+    Returns:
+        By method records of `group`, `subset`, `row`, `image` (a path), `caption`, `negative`, `margin` (cosine of the
+        caption minus that of the negative) and `wrong`, how many rows of the group are; groups without any are left
+        out.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for method, by_subset in scores.items():
+        found[method] = []
+        for group in dict.fromkeys(SUGARCREPE[name] for name in subsets):
+            members = [name for name in subsets if SUGARCREPE[name] == group]
+            margins = [(float(by_subset[n]["margin"][i]), n, i) for n in members for i in range(len(subsets[n]))]
+            margin, subset, row = min(margins)
+            if margin <= 0:
+                shown = subsets[subset][row]
+                wrong = sum(one <= 0 for one, *_ in margins)
+                record = {"group": group, "subset": subset, "row": row, "image": str(shown.image)}
+                record |= {"caption": shown.captions[0], "negative": shown.negative, "margin": margin}
+                found[method].append(record | {"wrong": wrong, "of": len(margins)})
+    return found
+
+
+GALLERY_SIDE = 192  # pixels; enough to look at, little to keep
+
+
+def save_gallery(found: Mapping[str, Sequence[dict[str, Any]]], results: Path) -> dict[str, list[dict[str, Any]]]:
+    """Keep small copies of the gallery's pictures with the results, so that it can be drawn without the data.
+
+    Args:
+        found: from worst_rows.
+        results: a profile's folder; pictures go to `images/sugarcrepe` in it.
+
+    Returns:
+        The same records, `image` being a path relative to the folder.
+    """
+    kept: dict[str, list[dict[str, Any]]] = {}
+    for method, records in found.items():
+        kept[method] = []
+        for record in records:
+            image = open_image(Path(record["image"]))
+            image.thumbnail((GALLERY_SIDE, GALLERY_SIDE))
+            name = f"images/sugarcrepe/{Path(record['image']).stem}.png"
+            with atomic_path(results / name) as partial:
+                image.save(partial, format="PNG")
+            kept[method].append({**record, "image": name})
+    return kept

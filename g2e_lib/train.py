@@ -10,19 +10,28 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
+from g2e_lib.checkpoint import checkpoint_fingerprint
 from g2e_lib.config import fingerprint
 from g2e_lib.data import Item, item_digests
 from g2e_lib.embedder import Embedder, default_device
@@ -32,7 +41,9 @@ from g2e_lib.mining import Subset, data_digest, load_clusters, load_subsets
 from g2e_lib.prompts import VISION_BLOCK, render
 from g2e_lib.provenance import environment, memory_mib, processor_name, reset_peak_memory
 from g2e_lib.store import atomic_path, write_json, write_text
+from g2e_lib.teacher import load_teacher
 from g2e_lib.train_config import TrainConfig, read_config
+from g2e_lib.unime import choose_negatives, chosen_loss, distillation_loss
 
 ADAPTER, LOG, STATE, CONFIG = "adapter", "log.jsonl", "state.safetensors", "config.json"
 
@@ -101,26 +112,52 @@ class Trainer:
         self.subsets = subsets
         self.clusters = training_clusters(config, subsets, self.embedder.identity)
         content = {"weights": self.embedder.identity, "pairs": data_digest(subsets), "rows": fingerprint(self.clusters)}
-        self.settings = {**asdict(config), **content}
         torch.manual_seed(config.seed)  # of the adapter's initial weights, alike on every process
         self.adapted = add_adapter(self.embedder, config)
+        if config.start:
+            content["started from"] = start_from(self.adapted, Path(config.start))
         self.encoder = Encoder(self.embedder).eval()
         self.weights = {n: p for n, p in self.adapted.named_parameters() if p.requires_grad}
+        self.teacher: Tensor | None = None
+        if config.teacher:
+            check_language_only(self.weights, config)
+            embeddings, content["taught by"] = load_teacher(Path(config.teacher), subsets)
+            self.teacher = torch.from_numpy(embeddings).to(accelerator.device)
+        self.settings = {**asdict(config), **content}
         self.optimizer = torch.optim.AdamW(self.weights.values(), lr=0.0, weight_decay=config.weight_decay)
         self.cache = GradCache(self.encoder, self._loss, config.chunk_size)
         self.target_ids = number_targets(subsets)
-        self.hardness: dict[str, float] = {}
+        self.first_row = np.cumsum([0, *(len(subset.pairs) for subset in subsets)])  # of each subset among all pairs
+        self.number = 0  # of the step
+        self.similarities: dict[str, float] = {}
 
-    def _loss(self, queries: Tensor, targets: Tensor, target_ids: Tensor) -> Tensor:
-        similarity = (queries.detach() @ targets.detach().T)[:, : len(queries)]
-        own = similarity.diagonal()
-        negatives = similarity.masked_fill(target_ids[:, None] == target_ids, -torch.inf)
-        self.hardness = {
-            "positive_similarity": own.mean().item(),
-            "hardest_negative_similarity": negatives.max(1).values.mean().item(),
-        }
-        ids = target_ids if self.config.masks_duplicates else None
-        return info_nce(queries, targets, ids, self.config.temperature)
+    def _ids(self, rows: Sequence[Row]) -> list[int]:
+        """What the loss knows a pair by: its target's number, or with a teacher its row among all pairs."""
+        if self.teacher is not None:
+            return [int(self.first_row[i]) + row for i, row in rows]
+        return [self.target_ids[self.subsets[i].pairs[row].target] for i, row in rows]
+
+    def _loss(self, queries: Tensor, targets: Tensor, ids: Tensor) -> Tensor:
+        """The loss of the whole batch, of all processes; notes how similar positives and negatives are."""
+        config, similarity = self.config, queries.detach() @ targets.detach().T
+        is_negative = ids[:, None] != ids
+        if config.negatives != "all":
+            seed = int(fingerprint([config.seed, self.number, "negatives"]), 16) % 2**63  # alike on every process
+            is_negative = choose_negatives(
+                similarity,
+                ids if config.masks_duplicates else None,
+                config.margin,
+                config.num_negatives,
+                config.negatives,
+                torch.Generator(similarity.device).manual_seed(seed),
+            )
+        self.similarities = describe_similarities(similarity, is_negative)
+        if self.teacher is not None:
+            sentences, taught = torch.cat((queries, targets)), self.teacher[ids]
+            return distillation_loss(sentences, torch.cat((taught[:, 0], taught[:, 1])), config.temperature)
+        if config.negatives != "all":
+            return chosen_loss(queries, targets, is_negative, config.temperature)
+        return info_nce(queries, targets, ids if config.masks_duplicates else None, config.temperature)
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up to the peak, then linear decay; zero would be reached one step after the last."""
@@ -129,11 +166,12 @@ class Trainer:
 
     def step(self, number: int, rows: Sequence[Row]) -> dict[str, float]:
         """One optimisation step; returns what is logged."""
+        self.number = number
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         ours = rows[len(rows) * rank // processes : len(rows) * (rank + 1) // processes]
         torch.manual_seed(int(fingerprint([self.config.seed, number, rank]), 16) % 2**63)  # of dropout
         pairs = [self.subsets[i].pairs[row] for i, row in ours]
-        ids = torch.tensor([self.target_ids[pair.target] for pair in pairs], device=self.accelerator.device)
+        ids = torch.tensor(self._ids(ours), device=self.accelerator.device)
         queries = self.encoder.prepare([pair.query for pair in pairs], "query")
         targets = self.encoder.prepare([pair.target for pair in pairs], "target")
         self.encoder.train()
@@ -150,7 +188,7 @@ class Trainer:
             "loss": loss.item(),
             "gradient_norm": norm.item(),
             "learning_rate": self.learning_rate(number),
-            **self.hardness,
+            **self.similarities,
         }
 
     def save_state(self, path: Path, step: int) -> None:
@@ -167,13 +205,32 @@ class Trainer:
         if not path.exists():
             return 0
         with safe_open(path, "pt", device=str(self.accelerator.device)) as file, torch.no_grad():
+            found: dict[str, dict[str, Tensor]] = {name: {} for name in self.weights}
+            for key in file.keys():  # noqa: SIM118
+                kind, name = key.split(" ", 1)
+                found[name][kind] = file.get_tensor(key)
             for name, weight in self.weights.items():
-                weight.copy_(file.get_tensor(f"weight {name}"))
-                stored = [key for key in file.keys() if key.endswith(f" {name}") and not key.startswith("weight ")]  # noqa: SIM118
-                state = {key.removesuffix(f" {name}"): file.get_tensor(key) for key in stored}
-                if state:  # a weight that has had no gradient yet has none
+                weight.copy_(found[name].pop("weight"))
+                if state := found[name]:  # a weight that has had no gradient yet has none
                     self.optimizer.state[weight] = {**state, "step": state["step"].cpu()}
             return int(file.metadata()["step"])
+
+
+def describe_similarities(similarity: Tensor, is_negative: Tensor) -> dict[str, float]:
+    """Means over a batch's queries: similarity to the positive, to the hardest negative, and to all negatives.
+
+    Args:
+        similarity: (B, B) cosines; target i is the positive of query i.
+        is_negative: (B, B) bool. A query without negatives counts as -1, the least a cosine can be.
+    """
+    hardest = similarity.masked_fill(~is_negative, -1).max(1).values
+    total = similarity.masked_fill(~is_negative, 0).sum(1)
+    mean = torch.where(is_negative.any(1), total / is_negative.sum(1).clamp(min=1), -1)
+    return {
+        "positive_similarity": similarity.diagonal().mean().item(),
+        "hardest_negative_similarity": hardest.mean().item(),
+        "negative_similarity": mean.mean().item(),
+    }
 
 
 def number_targets(subsets: Sequence[Subset]) -> dict[Item, int]:
@@ -221,6 +278,42 @@ def add_adapter(embedder: Embedder, config: TrainConfig) -> PeftModel:
     # The folder of an embedded model is this machine's business; its name is everybody's.
     adapted.peft_config["default"].base_model_name_or_path = config.model
     return adapted
+
+
+def start_from(adapted: PeftModel, folder: Path) -> str:
+    """Give a new adapter the weights of another one of the same shape; returns that one's fingerprint.
+
+    Raises:
+        ValueError: there is no adapter in the folder, or it has other layers, rank or scale.
+    """
+    try:
+        theirs = LoraConfig.from_pretrained(folder)
+        weights = load_peft_weights(str(folder), device="cpu")
+    except (ValueError, OSError) as error:
+        raise ValueError(f"start {folder} is no folder of an adapter ({str(error).splitlines()[0]})") from None
+    ours, shapes = (
+        adapted.peft_config["default"],
+        {n: w.shape for n, w in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()},
+    )
+    different = [n for n in ("r", "lora_alpha", "use_dora") if getattr(ours, n) != getattr(theirs, n)]
+    if different or {n: w.shape for n, w in weights.items()} != shapes:
+        what = f"{different[0]} {getattr(theirs, different[0])}" if different else "other layers"
+        raise ValueError(f"the adapter in {folder} has {what}: start from one with the settings of this run")
+    set_peft_model_state_dict(adapted, weights)
+    return checkpoint_fingerprint(folder)
+
+
+def check_language_only(names: Iterable[str], config: TrainConfig) -> None:
+    """Refuse to distil into anything but the language model (UniME, stage 1).
+
+    Raises:
+        ValueError: another weight would train.
+    """
+    if wrong := [name for name in names if "language_model" not in name or "lora_" not in name]:
+        raise ValueError(
+            f"a text teacher teaches the language model's adapter only, but lora_targets {config.lora_targets!r} also "
+            f"trains {wrong[0]}: leave lora_targets at its default"
+        )
 
 
 def train(config: TrainConfig) -> Path:
@@ -287,7 +380,7 @@ def speed(pairs: int, seconds: float) -> dict[str, float]:
 
 
 # Settings that may change before a run is resumed: where things are (their content is compared), and memory.
-NOT_THE_RUN = ("folder", "data", "images", "clusters", "model", "save_every", "chunk_size")
+NOT_THE_RUN = ("folder", "data", "images", "clusters", "teacher", "start", "model", "save_every", "chunk_size")
 
 
 def claim_folder(folder: Path, settings: dict, is_main: bool) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from g2e_lib.saha import HARD_NEGATIVES, MARGIN
+
 # The linear layers of the language model; the vision tower stays as it is.
 LANGUAGE_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -14,6 +16,9 @@ LANGUAGE_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|u
 AT_LEAST_ONE = (lambda value: value >= 1, "at least 1")
 LIMITS = {
     **dict.fromkeys(("steps", "pairs_per_step", "chunk_size", "lora_rank", "save_every", "max_length"), AT_LEAST_ONE),
+    "negatives": (lambda value: value in ("all", "hard", "easy", "random"), "all, hard, easy or random"),
+    "num_negatives": AT_LEAST_ONE,
+    "margin": (lambda value: value >= 0, "at least 0"),
     "warmup_steps": (lambda value: value >= 0, "at least 0"),
     "fraction": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "lora_dropout": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
@@ -38,6 +43,13 @@ class TrainConfig:
         prompt: a name in prompts.PROMPTS, for queries and targets.
         clusters: file of clusters (mining.save_clusters); "" trains on random pairs, in-batch negatives only.
         breaks_clusters: use the clusters' rows, each apart from the others (an ablation).
+        negatives: which of the batch's other targets; "all", or UniME's second stage, "hard" ones chosen by each
+            query, and for comparison "easy" or "random" ones.
+        num_negatives: K, how many each query chooses.
+        margin: beta; a target more similar than the positive by more is not chosen, being likely a right answer.
+        teacher: file of a text teacher's embeddings of all pairs (teacher.save_teacher); the run is then UniME's first
+            stage, in which similarities are learnt from the teacher's. "" learns from pairs.
+        start: folder of an adapter of the same shape to go on from; "" begins a new one.
         steps: optimisation steps.
         pairs_per_step: query-target pairs in a step, over all processes; each has all others' targets as negatives.
         chunk_size: items encoded at once; decides memory (and, with dropout, the masks).
@@ -45,7 +57,7 @@ class TrainConfig:
         warmup_steps: steps of warm-up.
         weight_decay: of AdamW.
         max_gradient_norm: gradients are scaled down to this norm.
-        temperature: of InfoNCE.
+        temperature: of InfoNCE, and of the distillation's softmax.
         masks_duplicates: targets identical to a query's positive are no negatives of it.
         lora_rank: r.
         lora_alpha: the adapter is scaled by alpha / r.
@@ -70,6 +82,11 @@ class TrainConfig:
     prompt: str = "hierarchical"
     clusters: str = ""
     breaks_clusters: bool = False
+    negatives: str = "all"
+    num_negatives: int = HARD_NEGATIVES
+    margin: float = MARGIN
+    teacher: str = ""
+    start: str = ""
     steps: int = 60
     pairs_per_step: int = 64
     chunk_size: int = 128

@@ -42,15 +42,17 @@ def training_table(metrics: Mapping[str, Any], profile: str) -> pd.DataFrame:
                 for _, r in published.iterrows()
             ]
     for name, arm in metrics["arms"].items():
-        rows.append(our_row(f"{profile}: {name}", arm["groups"]) | {"seeds": _spread(arm["overall_by_seed"])})
+        rows.append(our_row(f"{profile}: {name}", arm["groups"]) | {"seeds": seed_spread(arm["overall_by_seed"])})
     ours = [number for number, row in enumerate(rows) if row[""].startswith(f"{profile}:")]
     for baseline, others in metrics["differences"].items():
         for name, one in others.items():
-            rows.append(our_row(f"{name} - {baseline}", one, signed=True) | {"seeds": _spread(one["overall_by_seed"])})
+            rows.append(
+                our_row(f"{name} - {baseline}", one, signed=True) | {"seeds": seed_spread(one["overall_by_seed"])}
+            )
     return mark_best(pd.DataFrame(rows), ours, list(TITLES.values()))
 
 
-def _spread(values: Sequence[float]) -> str:
+def seed_spread(values: Sequence[float]) -> str:
     """Number of seeds, and the standard deviation of the overall score over them."""
     return "1" if len(values) == 1 else f"{len(values)}, sd {np.std(values, ddof=1):.1f}"
 
@@ -186,6 +188,12 @@ QUESTIONS = {
     "lora_rank": "rank of the adapter",
     "fraction": "share of the training pairs",
 }
+UNIME_QUESTIONS = {
+    "margin": "margin of UniME's filter, beta",
+    "num_negatives": "negatives of a query, k",
+    "negatives": "which negatives",
+    "stages": "stages of UniME",
+}
 
 
 def ablation_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
@@ -197,7 +205,7 @@ def ablation_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
             row = {"question": question} | our_row(name, arm["groups"])
             is_base = name in metrics["base_names"]
             row["against base"] = "base" if is_base else interval(difference["overall"], signed=True)
-            rows.append(row | {"seeds": _spread(arm["overall_by_seed"])})
+            rows.append(row | {"seeds": seed_spread(arm["overall_by_seed"])})
     return pd.DataFrame(rows).rename(columns={"": "setting"})
 
 
@@ -219,7 +227,7 @@ def ablation_figure(metrics: Mapping[str, Any], question: str) -> Figure | None:
                label=group, linestyle="none", markersize=5, capsize=2.5)  # fmt: skip
     axis.set_xticks(range(len(names)), _setting_labels(metrics, names, 14), fontsize=8)
     axis.set_ylabel("hit@1 (%)")
-    axis.set_title(QUESTIONS.get(question, question))
+    axis.set_title((QUESTIONS | UNIME_QUESTIONS).get(question, question))
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axis.margins(x=0.12)
     figure.tight_layout(pad=0.4)
@@ -251,7 +259,7 @@ def ablation_panel_figure(metrics: Mapping[str, Any], columns: int = 2) -> Figur
         axis.axvline(0, color="0.3", linewidth=0.8, zorder=0)
         axis.set_yticks([-row for row in range(len(settings))], _setting_labels(metrics, settings, 40))
         axis.set_ylim(-len(settings) + 0.4, 0.6)
-        axis.set_title(QUESTIONS.get(question, question))
+        axis.set_title((QUESTIONS | UNIME_QUESTIONS).get(question, question))
     axes[0][0].xaxis.set_major_formatter("{x:+g}")
     for axis in axes[-1]:
         axis.set_xlabel("against base (points of hit@1)")

@@ -1,18 +1,19 @@
 """UniME's two losses (arXiv 2504.17432): distil a text teacher, then train on filtered hard negatives.
 
-B queries or sentences, M targets in the batch, K hard negatives, D embedding size; see gradcache.py, whose GradCache
-takes the second loss as it is.
+B queries or sentences, M targets in the batch, K hard negatives, D embedding size; see gradcache.py. `train.Trainer`
+runs both stages: the same loop, gradient cache and adapter, with another loss.
 """
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from g2e_lib.gradcache import TEMPERATURE
-from g2e_lib.saha import MARGIN
+from g2e_lib.saha import HARD_NEGATIVES, MARGIN
 
-SENTENCE_PROMPT = "Summarize the above sentences in one word:"  # of the first stage
-HARD_NEGATIVES = 8  # of the second stage
+Order = Literal["hard", "easy", "random"]
 
 
 def distillation_loss(
@@ -45,45 +46,53 @@ def distillation_loss(
 
 
 def choose_negatives(
-    similarity: Tensor, target_ids: Tensor | None = None, margin: float = MARGIN, top_k: int = HARD_NEGATIVES
+    similarity: Tensor,
+    target_ids: Tensor | None = None,
+    margin: float = MARGIN,
+    top_k: int = HARD_NEGATIVES,
+    order: Order = "hard",
+    generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Each query's hardest negatives in the batch, without likely false ones (UniME, stage 2).
+    """Each query's negatives in the batch, without likely false ones (UniME, stage 2).
 
     Args:
         similarity: (B, M) cosines; target i is the positive of query i.
         target_ids: (M,) int, equal where targets are identical; those are no negatives. None: all differ.
         margin: beta; a target more similar than the positive by more than this is taken for a false negative.
         top_k: K.
+        order: the K most similar ("hard", UniME's), the K least similar, or any K: to compare with.
+        generator: of the random ones; on the device of `similarity`.
 
     Returns:
         (B, M) bool, at most K a row.
+
+    Raises:
+        ValueError: an unknown order.
     """
     count = len(similarity)
     is_allowed = similarity <= similarity.diagonal()[:, None] + margin
     ids = torch.arange(similarity.shape[1], device=similarity.device) if target_ids is None else target_ids
     is_allowed &= ids[:count, None] != ids
-    candidates = similarity.masked_fill(~is_allowed, -torch.inf)
-    hardest = candidates.topk(min(top_k, candidates.shape[1]), dim=1).indices
-    return torch.zeros_like(is_allowed).scatter(1, hardest, value=True) & is_allowed
+    if order == "random":
+        rank = torch.rand(similarity.shape, generator=generator, device=similarity.device)
+    elif order in ("hard", "easy"):
+        rank = similarity if order == "hard" else -similarity
+    else:
+        raise ValueError(f"unknown order of negatives {order!r}: use 'hard', 'easy' or 'random'")
+    first = rank.masked_fill(~is_allowed, -torch.inf).topk(min(top_k, rank.shape[1]), dim=1).indices
+    return torch.zeros_like(is_allowed).scatter(1, first, value=True) & is_allowed
 
 
-def hard_negative_loss(
-    query_embeddings: Tensor,
-    target_embeddings: Tensor,
-    target_ids: Tensor | None = None,
-    temperature: float = TEMPERATURE,
-    margin: float = MARGIN,
-    top_k: int = HARD_NEGATIVES,
+def chosen_loss(
+    query_embeddings: Tensor, target_embeddings: Tensor, is_negative: Tensor, temperature: float = TEMPERATURE
 ) -> Tensor:
-    """InfoNCE with the hardest negatives only, likely false ones dropped (UniME, stage 2).
+    """InfoNCE in which every query has negatives of its own.
 
     Args:
         query_embeddings: (B, D) float, unit rows.
         target_embeddings: (M, D) float, unit rows, M >= B; row i is the positive of query i.
-        target_ids: (M,) int, see choose_negatives.
+        is_negative: (B, M) bool, from choose_negatives.
         temperature: divides the cosine similarity; > 0.
-        margin: beta.
-        top_k: K.
 
     Returns:
         () float, in nats; a query without negatives adds 0.
@@ -94,8 +103,7 @@ def hard_negative_loss(
     count = len(query_embeddings)
     if len(target_embeddings) < count:
         raise ValueError(f"{count} queries have only {len(target_embeddings)} targets: give each its positive first")
-    similarity = query_embeddings @ target_embeddings.T
-    is_used = choose_negatives(similarity.detach(), target_ids, margin, top_k)
-    own = torch.arange(count, device=similarity.device)
-    is_used[own, own] = True
-    return cross_entropy(similarity.masked_fill(~is_used, -torch.inf) / temperature, own)
+    own = torch.arange(count, device=is_negative.device)
+    is_used = is_negative.index_put((own, own), torch.tensor(True, device=own.device))
+    logits = query_embeddings @ target_embeddings.T / temperature
+    return cross_entropy(logits.masked_fill(~is_used, -torch.inf), own)

@@ -8,7 +8,7 @@ from PIL import Image
 from g2e_lib.data import Item
 from g2e_lib.glyphworld import benchmark
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED = Path(os.environ.get("G2E_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 SMALL = benchmark.Size(queries=12, pairs=30, candidates=10, families=20)
 
 
@@ -41,7 +41,9 @@ def mixed_items(small_build):
 def shared_data():
     """A folder of real files some tests want; absent in most clones."""
     if not SHARED.is_dir():
-        pytest.skip(f"needs the real test files in {os.path.relpath(SHARED)}, which are not part of the repository")
+        pytest.skip(
+            f"needs real test files in {os.path.relpath(SHARED)} (or G2E_TEST_DATA): not part of the repository"
+        )
     return SHARED
 
 
@@ -58,3 +60,35 @@ def untrained():
         build_tokenizer("".join(p for p, _ in sample_conversation(rng).segments()) for _ in range(300))
     )
     return build_model(processor.tokenizer, 0), processor
+
+
+@pytest.fixture(scope="session")
+def shared_tokenizer():
+    """The released Qwen2 vocabulary (vocab.json, merges.txt); absent in most clones."""
+    folder = SHARED / "qwen2_tokenizer"
+    if not folder.is_dir():
+        pytest.skip(f"needs Qwen2's vocabulary in {os.path.relpath(folder)}, which is not part of the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hub_folder(tmp_path_factory):
+    """The papers' data sets in their published form, a few rows each, as a hub and other hosts would serve them."""
+    from standin import build_crepe, build_mmeb
+
+    folder = tmp_path_factory.mktemp("hub")
+    build_mmeb(folder, sorted((SHARED / "coco_val2017").glob("*.jpg")) if SHARED.is_dir() else [])
+    build_crepe(folder)
+    return folder
+
+
+@pytest.fixture
+def hub(hub_folder, monkeypatch):
+    """Those data sets on a loopback server, to which this process's requests go."""
+    from standin import Hub
+
+    one = Hub(hub_folder)
+    for name, value in one.environment().items():
+        monkeypatch.setenv(name, value)
+    yield one
+    one.close()

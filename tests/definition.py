@@ -6,7 +6,8 @@ import torch
 SYSTEM = "Given an image, summarize the provided image in one word. Given only text, describe the text in one word."
 WITH_IMAGE, TEXT_ONLY = "Represent the given text/image in one word.", "Represent the given text in one word."
 SUMMARY_IMAGE, SUMMARY_TEXT = "Summary above image in one word:", "Summary above sentence in one word:"
-NAMES = ("none", "user", "system", "hierarchical", "hierarchical_both", "e5v", "unime")
+SUMMARY_SENTENCES = "Summarize the above sentences in one word:"
+NAMES = ("none", "user", "system", "hierarchical", "hierarchical_both", "e5v", "unime", "unime_distillation")
 
 
 def chat(name, role, text, has_image):
@@ -22,8 +23,9 @@ def chat(name, role, text, has_image):
     asks_query = name in ("user", "hierarchical", "hierarchical_both") and role == "query"
     if asks_query or (name == "hierarchical_both" and role == "target"):
         lines.append(WITH_IMAGE if has_image else TEXT_ONLY)
-    if name in ("e5v", "unime"):
-        lines.append(SUMMARY_IMAGE if has_image else SUMMARY_TEXT)
+    if name in ("e5v", "unime", "unime_distillation"):
+        summary = SUMMARY_SENTENCES if name == "unime_distillation" else SUMMARY_TEXT
+        lines.append(SUMMARY_IMAGE if has_image else summary)
     out += "<|im_start|>user\n" + "\n".join(lines) + "<|im_end|>\n"
     return out + "<|im_start|>assistant\n"
 
@@ -31,7 +33,7 @@ def chat(name, role, text, has_image):
 @torch.no_grad()
 def embed(model, processor, name, role, text, image):
     """One item through the stock model and processor: (D,) float32."""
-    if name == "unime" and text and image is not None:
+    if name in ("unime", "unime_distillation") and text and image is not None:
         total = embed(model, processor, name, role, text, None) + embed(model, processor, name, role, "", image)
         return total / np.sqrt((total**2).sum())
     inputs = processor(

@@ -88,15 +88,20 @@ def unime():
         alone: {both: difference(0.2)},
     }
     arms = {start: untrained(40), first: arm(44, 1), NO_PROMPT: arm(70), "SaHa": arm(74), both: arm(71)}
-    negatives = {kind: [log(s, loss) for s in range(2)] for kind, loss in (("hard", 6.0), ("easy", 1.0))}
-    return {"arms": arms, "differences": differences, "negatives": negatives, "datasets": DATASETS}
+    negatives = {order: {"loss": estimate(3), "gradient_norm": estimate(0.5)} for order in ("easy", "random")}
+    judged = {"as stage 2 begins": {"differences": {"beta = 0.1": estimate(-5)}}}
+    judged["as stage 2 ends"] = {"differences": {"beta = 0.1": estimate(-0.5)}}
+    more = {"negatives_differences": negatives, "filter": judged, "filter_used": "beta = 0.1", "datasets": DATASETS}
+    return {"arms": arms, "differences": differences, **more}
 
 
 def sugarcrepe():
     both = "UniME stage 1 + 2"
     image = {
         "zero-shot: unime": {"UniME stage 1": {"mean": estimate(-2)}},
-        "zero-shot: hierarchical": {"SaHa": {"mean": estimate(-0.5)}, PROMPT: {"mean": estimate(-1.5)}},
+        "zero-shot: hierarchical": {"SaHa": {"mean": estimate(-0.5)}, both: {"mean": estimate(-1.5)}},
         NO_PROMPT: {both: {"mean": estimate(5)}},
+        "SaHa": {both: {"mean": estimate(-3)}},
     }
-    return {"differences": {"sugarcrepe": {"image": image}}}
+    sets = {"sugarcrepe": {"image": {"SaHa": {"groups": {"swap": estimate(52)}}}}}
+    return {"differences": {"sugarcrepe": {"image": image}}, "sets": sets}

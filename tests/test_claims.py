@@ -58,17 +58,24 @@ def test_unime_and_composition(everything):
     assert verdicts["UniME's stage 1 helps stage 2, overall"] == NOT_REPRODUCED
     assert table.loc["SaHa beats UniME, overall", "ours"] == "+3.0 [+2.0, +4.0] points"
     assert verdicts["SaHa beats UniME, overall"] == REPRODUCED
-    assert verdicts["UniME's stage 1 improves composition"] == NOT_REPRODUCED
-    assert verdicts["composition survives SaHa"] == REPRODUCED  # -1.5 is within the margin
-    assert verdicts["composition survives in-batch training"] == NOT_REPRODUCED  # -2.5 is not
+    assert verdicts["UniME's stage 1 improves composition: SugarCrepe"] == NOT_REPRODUCED
+    assert verdicts["composition survives training with SaHa: SugarCrepe"] == REPRODUCED  # -1.5 is within the margin
+    assert verdicts["composition survives training with UniME stage 1 + 2: SugarCrepe"] == NOT_REPRODUCED  # -2.5 is not
+    assert verdicts["SaHa beats UniME: SugarCrepe"] == REPRODUCED
+    assert verdicts["SaHa beats UniME: SugarCrepe++, text alone"] == NOT_RUN
+    assert verdicts["SaHa's model is no bag of words: SugarCrepe, swap, above guessing"] == REPRODUCED
+    everything["sugarcrepe"]["sets"]["sugarcrepe"]["image"]["SaHa"]["groups"]["swap"] = madeup.estimate(50.5)
+    again = judged(everything)["verdict"]["SaHa's model is no bag of words: SugarCrepe, swap, above guessing"]
+    assert again == NOT_REPRODUCED
 
 
-def test_hard_negatives_are_compared_by_seed(everything):
-    statement = "hard negatives give larger gradients than easy ones"
-    assert judged(everything).loc[statement, "ours"] == "6.0 times [6.0, 6.0], seeds' extremes"
-    for record in everything["unime"]["negatives"]["hard"][1]:
-        record["gradient_norm"] = 0.5
-    assert judged(everything)["verdict"][statement] == NOT_REPRODUCED
+def test_hard_negatives_and_the_filter(everything):
+    table = judged(everything)
+    assert table.loc["hard negatives give a larger loss than easy ones", "ours"] == "+3.00 [+2.00, +4.00]"
+    assert table.loc["hard negatives give a larger loss than easy ones", "verdict"] == REPRODUCED
+    assert table.loc["hard negatives give larger gradients than easy ones", "verdict"] == NOT_REPRODUCED
+    assert table.loc["UniME's filter drops false negatives, as stage 2 begins", "verdict"] == REPRODUCED
+    assert table.loc["UniME's filter drops false negatives, as stage 2 ends", "verdict"] == NOT_REPRODUCED
 
 
 def test_mining_and_passes(everything):

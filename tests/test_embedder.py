@@ -149,15 +149,16 @@ def test_fused_items_are_the_sum_of_their_parts(embedder):
     np.testing.assert_allclose(both, total / np.linalg.norm(total), atol=1e-6)
 
 
-@pytest.mark.parametrize("field", ["prompt", "role", "max_length", "checkpoint", "image_size"])
+@pytest.mark.parametrize("field", ["prompt", "role", "max_length", "checkpoint", "images"])
 def test_the_cache_key_sees(embedder, field):
     key = embedder.key("query")
     if field == "prompt":
         assert embedder.with_prompt("none").key("query") != key
     elif field == "role":
         assert embedder.key("target") != key
-    elif field == "image_size":
-        assert "longest_edge" in key["image_size"]
+    elif field == "images":
+        other = Embedder(embedder.model, embedder.processor, "hierarchical", images="paper_eval")
+        assert other.key("query")[field] != key[field]
     else:
         other = Embedder(embedder.model, embedder.processor, "hierarchical", identity="other", max_length=64)
         assert other.key("query")[field] != key[field]

@@ -6,7 +6,7 @@ from definition import NAMES, chat
 from g2e_lib.prompts import PROMPTS, ROLES, get_prompt, render, render_parts
 
 
-def test_the_seven_variants_exist():
+def test_the_variants_exist():
     assert tuple(PROMPTS) == NAMES
 
 

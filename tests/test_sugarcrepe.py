@@ -12,12 +12,15 @@ from g2e_lib.sugarcrepe import (
     SUGARCREPE,
     SUGARCREPE_PP,
     CrepeRow,
+    compare_methods,
     evaluate_sugarcrepe,
     group_scores,
     read_sugarcrepe,
     read_sugarcrepe_pp,
+    save_gallery,
     score_rows,
     with_images,
+    worst_rows,
 )
 
 COUNTS = {"add_att": 692, "add_obj": 2062, "replace_att": 788, "replace_obj": 1652, "replace_rel": 1406}
@@ -64,7 +67,7 @@ def test_scores_equal_a_loop_over_raw_similarities(rows, embedder, tmp_path):
             assert scores[name]["text"][number] == (p1 @ p2 > p1 @ n and p1 @ p2 > p2 @ n)
     single = [CrepeRow(row.image, row.captions[:1], row.negative) for row in rows]
     one = evaluate_sugarcrepe(embedder, {"add_obj": single}, Store(tmp_path), False)["add_obj"]
-    assert set(one) == {"image"}
+    assert set(one) == {"image", "margin"}
 
 
 def test_ties_are_wrong():
@@ -111,3 +114,32 @@ def test_a_wrong_image_root_is_found_before_encoding(tmp_path, rows):
     assert missing == ["9.png"]
     with pytest.raises(ValueError, match=r"none of the 1 images is in .*elsewhere \(first missing: 9.png\): check"):
         with_images({"swap_obj": [CrepeRow(tmp_path / "elsewhere" / "9.png", ("a",), "b")]})
+
+
+def test_methods_are_compared_row_by_row(rows, embedder, tmp_path):
+    plain = [CrepeRow(row.image, row.captions[:1], row.negative) for row in rows]
+    sets = {"sugarcrepe": {"swap_obj": plain, "add_obj": plain[:2]}, "sugarcrepe_pp": {"swap_obj": rows}}
+    made = {name: (lambda n=name: embedder.with_prompt(n)) for name in ("none", "system")}
+    metrics, scores = compare_methods(made, sets, ["none"], Store(tmp_path))
+    assert {name: list(kinds) for name, kinds in metrics["sets"].items()} == {
+        "sugarcrepe": ["image"],
+        "sugarcrepe_pp": ["image", "text"],
+    }
+    right = {m: [scores["sugarcrepe"][m][s]["image"].mean() for s in ("swap_obj", "add_obj")] for m in made}
+    shown = metrics["sets"]["sugarcrepe"]["image"]
+    assert shown["system"]["groups"]["mean"]["value"] == pytest.approx(100 * np.mean(right["system"]), abs=1e-3)
+    assert shown["none"]["groups"]["add"]["n"] == 2
+    difference = metrics["differences"]["sugarcrepe"]["image"]["none"]["system"]["mean"]["value"]
+    assert difference == pytest.approx(100 * (np.mean(right["system"]) - np.mean(right["none"])), abs=1e-3)
+
+
+def test_the_gallery_shows_the_worst_row(rows, tmp_path):
+    margins = {"a": [0.1, -0.2, -0.3], "b": [0.1, 0.2, 0.3]}
+    scores = {method: {"swap_obj": {"margin": np.array(one)}} for method, one in margins.items()}
+    found = worst_rows(scores, {"swap_obj": rows})
+    assert found["b"] == []
+    (record,) = found["a"]
+    assert (record["row"], record["wrong"], record["of"], record["negative"]) == (2, 2, 3, "y x")
+    ((kept,), _) = save_gallery(found, tmp_path / "results").values()
+    with Image.open(tmp_path / "results" / kept["image"]) as image, Image.open(rows[2].image) as original:
+        assert image.tobytes() == original.tobytes()

@@ -15,11 +15,14 @@ from safetensors.torch import load_file
 
 from g2e_lib import train as training
 from g2e_lib.embedder import Embedder
+from g2e_lib.glyphworld.sentences import PARAPHRASES, prepare_paraphrases
 from g2e_lib.mining import load_subsets, mine_subset, save_clusters
 from g2e_lib.saha import Miner
 from g2e_lib.store import Store
-from g2e_lib.train import Trainer, check_image_fits, cluster_batches, read_log, train
+from g2e_lib.teacher import save_teacher
+from g2e_lib.train import Trainer, check_image_fits, cluster_batches, describe_similarities, read_log, train
 from g2e_lib.train_config import TrainConfig, read_config
+from g2e_lib.unime import distillation_loss
 
 SUBSETS = ("ObjectName", "CaptionT2I", "Crop")
 
@@ -204,6 +207,101 @@ def test_two_processes_equal_one(config, clusters, tmp_path):
     np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
+# --- UniME: a teacher, a start, chosen negatives ------------------------------------------------------------------
+
+
+class Teacher:
+    """Stands for sentence-transformers: embeds a sentence by its letters."""
+
+    def encode(self, sentences, **_):
+        counts = np.array([[text.count(letter) + 1 for letter in "abcdefgh"] for text in sentences], dtype=np.float32)
+        return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def distillation(config, tmp_path, monkeypatch):
+    """A run of stage 1 on paraphrases, with the file of a stand-in teacher's embeddings."""
+    data = prepare_paraphrases(tmp_path, 40)
+    subsets = load_subsets(data, [PARAPHRASES])
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "modules.json").write_text("[]")
+    monkeypatch.setattr("sentence_transformers.SentenceTransformer", lambda *_, **__: Teacher())
+    save_teacher(tmp_path / "teacher.safetensors", tmp_path / "teacher", subsets, Store(tmp_path / "store"))
+    settings = {"data": str(data), "subsets": (PARAPHRASES,), "prompt": "unime_distillation", "lora_dropout": 0.0}
+    return replace(config, **settings, teacher=str(tmp_path / "teacher.safetensors"))
+
+
+def test_stage_1_lowers_the_distance_to_its_teacher_and_trains_nothing_else(distillation, embedder):
+    config = replace(distillation, steps=8, chunk_size=3, learning_rate=3e-3)
+    trainer = Trainer(config, Accelerator(cpu=True))
+    assert all("language_model" in name and "lora_" in name for name in trainer.weights)
+    adapter = train(config)
+    losses = [record["loss"] for record in read_log(training.Path(config.folder))]
+    assert losses[-1] < losses[0]
+    assert all("language_model" in name and "lora_" in name for name in weights(adapter))
+    adapted = Embedder.from_pretrained("glyphworld-base", adapter=adapter, device="cpu", dtype="float32")
+    before, after = embedder.model.state_dict(), adapted.model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all("language_model" in name and "_proj" in name for name in changed)
+
+
+def test_the_loss_of_stage_1_is_that_of_the_whole_batch(distillation):
+    trainer = Trainer(distillation, Accelerator(cpu=True))
+    pairs = trainer.subsets[0].pairs[:6]
+    texts = [pair.query.text for pair in pairs] + [pair.target.text for pair in pairs]
+    student = torch.from_numpy(trainer.embedder.encode(texts, "query")).double()
+    taught = torch.from_numpy(Teacher().encode(texts)).double()
+    expected = distillation_loss(student, taught, distillation.temperature).item()
+    assert trainer.step(0, [(0, row) for row in range(6)])["loss"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_run_goes_on_from_another_ones_adapter(config, tmp_path):
+    first = train(config)
+    config = replace(config, folder=str(tmp_path / "second"), start=str(first), negatives="hard", num_negatives=2)
+    trainer = Trainer(config, Accelerator(cpu=True))
+    started = Embedder.from_pretrained("glyphworld-base", adapter=first, device="cpu", dtype="float32")
+    found, expected = (one.encode(["a red sun", "what?"]) for one in (trainer.embedder, started))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    train(config)
+    assert json.loads((tmp_path / "second" / "config.json").read_text())["started from"]
+    with pytest.raises(ValueError, match="has r 8: start from one with the settings of this run"):
+        train(replace(config, folder=str(tmp_path / "third"), lora_rank=4))
+    with pytest.raises(ValueError, match="has other layers: start from one"):
+        train(replace(config, folder=str(tmp_path / "third"), lora_targets=r".*layers\.0.*q_proj"))
+    with pytest.raises(ValueError, match="is no folder of an adapter"):
+        train(replace(config, start=str(tmp_path / "nothing")))
+
+
+def test_chosen_negatives_differ_in_what_they_are(config, tmp_path):
+    records = {}
+    for order in ("hard", "random", "easy"):
+        some = replace(config, folder=str(tmp_path / order), negatives=order, num_negatives=2, margin=2.0, steps=1)
+        train(replace(some, pairs_per_step=20, lora_dropout=0.0))
+        (records[order],) = read_log(tmp_path / order)
+    for field in ("negative_similarity", "loss"):
+        assert records["hard"][field] > records["random"][field] > records["easy"][field], field
+    assert records["hard"]["hardest_negative_similarity"] > records["easy"]["hardest_negative_similarity"]
+
+
+def test_similarities_by_hand():
+    similarity = torch.tensor([[0.9, 0.5, 0.1], [0.2, 0.8, 0.4], [0.3, 0.3, 0.7]])
+    is_negative = torch.tensor([[False, True, True], [True, False, False], [False, False, False]])
+    found = describe_similarities(similarity, is_negative)
+    assert found["positive_similarity"] == pytest.approx(0.8)
+    assert found["hardest_negative_similarity"] == pytest.approx((0.5 + 0.2 - 1) / 3)
+    assert found["negative_similarity"] == pytest.approx((0.3 + 0.2 - 1) / 3)
+
+
+def test_what_a_teacher_cannot_teach(distillation, config, tmp_path):
+    with pytest.raises(ValueError, match="teaches the language model's adapter only, but lora_targets .* also trains"):
+        train(replace(distillation, lora_targets=r".*(visual.*qkv|layers\.0.*q_proj)"))
+    with pytest.raises(ValueError, match="was made from other pairs than those of 'ObjectName'"):
+        train(replace(config, teacher=distillation.teacher))
+    with pytest.raises(ValueError, match="there is no file of teacher embeddings"):
+        train(replace(distillation, teacher=str(tmp_path / "none")))
+
+
 # --- what cannot work ----------------------------------------------------------------------------------------------
 
 
@@ -242,6 +340,8 @@ def test_layers_that_do_not_exist(config):
         ({"warmup_steps": -1}, "warmup_steps is -1"),
         ({"steps": 0}, "steps is 0, but must be at least 1"),
         ({"fraction": 2.0}, "fraction is 2.0"),
+        ({"negatives": "best"}, "negatives is 'best', but must be all, hard, easy or random"),
+        ({"margin": -0.1}, "margin is -0.1, but must be at least 0"),
         ({"subsets": []}, "subsets is empty"),
     ],
 )

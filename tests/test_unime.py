@@ -7,7 +7,11 @@ import torch
 from torch.nn.functional import normalize
 
 from g2e_lib.gradcache import GradCache, info_nce
-from g2e_lib.unime import choose_negatives, distillation_loss, hard_negative_loss
+from g2e_lib.unime import choose_negatives, chosen_loss, distillation_loss
+
+
+def hard_negative_loss(q, t, ids=None, temperature=0.02, margin=0.1, top_k=8):
+    return chosen_loss(q, t, choose_negatives((q @ t.T).detach(), ids, margin, top_k), temperature)
 
 
 def embeddings(*sizes, seed=0):
@@ -88,4 +92,24 @@ def test_it_goes_through_the_gradient_cache():
 def test_too_few_targets():
     q, t = embeddings((4, 3), (3, 3))
     with pytest.raises(ValueError, match="4 queries have only 3 targets"):
-        hard_negative_loss(q, t)
+        chosen_loss(q, t, torch.zeros(4, 3, dtype=torch.bool))
+
+
+def test_easy_and_random_negatives():
+    q, t = embeddings((8, 4), (11, 4), seed=4)
+    ids = torch.tensor([0, 1, 2, 0, 4, 5, 6, 7, 8, 9, 2])
+    similarity = q @ t.T
+    allowed = choose_negatives(similarity, ids, 2.0, 11)
+    easy = choose_negatives(similarity, ids, 2.0, 3, "easy")
+    for row, mask, chosen in zip(similarity, allowed, easy, strict=True):
+        assert row[chosen].max() <= row[mask & ~chosen].min()
+        assert chosen.sum() == 3
+    random = [
+        choose_negatives(similarity, ids, 2.0, 3, "random", torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    ]
+    assert torch.equal(random[0], random[1])
+    assert not torch.equal(random[0], random[2])
+    assert not (random[0] & ~allowed).any()
+    assert (random[0].sum(1) == 3).all()
+    with pytest.raises(ValueError, match="unknown order of negatives 'best': use 'hard', 'easy' or 'random'"):
+        choose_negatives(similarity, ids, order="best")

@@ -7,7 +7,6 @@ answer. Building is deterministic to the byte.
 import json
 import random
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from g2e_lib.data import EVAL_SCHEMA, TRAIN_SCHEMA, EvalRow, read_mmeb_eval
 from g2e_lib.glyphworld.datasets import DATASETS, Dataset, Example, Picture, Side, World
 from g2e_lib.glyphworld.scenes import Crop, Label, Meaning, Split, matches, meaning_record
 from g2e_lib.glyphworld.vocabulary import KIND_OF
-from g2e_lib.store import read_json, write_json
+from g2e_lib.store import build_once, read_json, write_json
 
 CHECKSUMS = Path(__file__).with_name("checksums.json")  # identities of builds of some sizes
 VERSION = 1  # raise when the content changes
@@ -199,12 +198,7 @@ def prepare(cache: Path, size: Size, is_fresh: bool = False, split: Split = "tes
     root = cache / f"{name}-{fingerprint([VERSION, asdict(size), code_fingerprint(CODE)])}"
     if is_fresh and root.exists():
         shutil.rmtree(root)
-    if not (root / MANIFEST).exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=".building-") as partial:
-            build(Path(partial) / root.name, size, split=split)
-            (Path(partial) / root.name).replace(root)
-    return root
+    return build_once(root, lambda partial: build(partial, size, split=split))
 
 
 def load(root: Path, names: Sequence[str] = (), limit: int = 0) -> tuple[dict[str, list[EvalRow]], dict[str, dict]]:

@@ -6,7 +6,6 @@ but the picture (or the other caption) tells them apart.
 """
 
 import random
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +17,8 @@ from g2e_lib.glyphworld.datasets import Picture
 from g2e_lib.glyphworld.language import join_with_and, with_article
 from g2e_lib.glyphworld.scenes import RELATIONS, Claim, Relation, Scene, Split, Thing, sample_scene
 from g2e_lib.glyphworld.vocabulary import COLOURS, HELD_OUT, OBJECTS
-from g2e_lib.store import write_json
-from g2e_lib.sugarcrepe import SUGARCREPE, SUGARCREPE_PP
+from g2e_lib.store import build_once, write_json
+from g2e_lib.sugarcrepe import SUGARCREPE, SUGARCREPE_PP, CrepeRow, read_sugarcrepe, read_sugarcrepe_pp, with_images
 
 VERSION = 1  # raise when the content changes
 PLAIN, PLUS, MANIFEST = "sugarcrepe", "sugarcrepe_pp", "manifest.json"  # folders of the two, beside images/
@@ -187,9 +186,18 @@ def _digests(root: Path) -> dict[str, str]:
 def prepare_crepe(cache: Path, rows: int = 300, split: Split = "test") -> Path:
     """The folder of a build, made if it is not there; half-written builds are never seen."""
     root = cache / f"sugarcrepe-mini-{fingerprint([VERSION, rows, split, code_fingerprint(CODE)])}"
-    if not (root / MANIFEST).exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=".building-") as partial:
-            build_crepe(Path(partial) / root.name, rows, split)
-            (Path(partial) / root.name).replace(root)
-    return root
+    return build_once(root, lambda partial: build_crepe(partial, rows, split))
+
+
+def identity(root: Path) -> str:
+    """What a build is called in provenance: the digest of its manifest, which has the checksum of every file."""
+    return file_digest(root / MANIFEST)[:16]
+
+
+def load_crepe(root: Path) -> dict[str, dict[str, list[CrepeRow]]]:
+    """Read both sets of a build with the readers of the published files: "sugarcrepe" and "sugarcrepe_pp" by subset."""
+    readers = {PLAIN: (read_sugarcrepe, SUGARCREPE), PLUS: (read_sugarcrepe_pp, SUGARCREPE_PP)}
+    return {
+        name: with_images({subset: read(root / name, subset, root / "images") for subset in subsets})[0]
+        for name, (read, subsets) in readers.items()
+    }

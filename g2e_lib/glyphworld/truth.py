@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from g2e_lib.annotated import AnnotatedJudge
 from g2e_lib.config import code_fingerprint, file_digest
 from g2e_lib.embedder import Embedder
 from g2e_lib.evaluate import difference_of_ratios, estimate_ratio
@@ -39,6 +40,7 @@ class Judge:
         path = root / TRAIN_FOLDER / subset / TRUTH
         if not path.is_file():
             raise ValueError(f"{path} does not exist: only GlyphWorld's training subsets have a recorded truth")
+        self.identity = file_digest(path)
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         self.queries, self.targets = (
             [meaning_from_record(one[side]) for one in records] for side in ("query", "target")
@@ -53,8 +55,14 @@ class Judge:
         return self._known[pair]
 
 
+def judge_of(root: Path, subset: Subset) -> Judge | AnnotatedJudge:
+    """The truth about a training subset: GlyphWorld's own, or what the annotation of real data says."""
+    has_truth = (root / TRAIN_FOLDER / subset.name / TRUTH).is_file()
+    return Judge(root, subset.name) if has_truth else AnnotatedJudge(subset)
+
+
 def count_false_negatives(
-    judge: Judge, clusters: Sequence[Sequence[int]], positive_of: np.ndarray, seed: int = 0
+    judge: Judge | AnnotatedJudge, clusters: Sequence[Sequence[int]], positive_of: np.ndarray, seed: int = 0
 ) -> dict[str, Any]:
     """Judge the negatives of mined clusters.
 
@@ -119,15 +127,15 @@ def compare_miners(
     groups = {name: members for name, members in groups.items() if members}
     counts: dict[str, dict[str, dict]] = {}
     result: dict[str, Any] = {"groups": groups, "miners": {}, "clusters": {}}
-    judges = {subset.name: Judge(root, subset.name) for subset in subsets}
+    judges = {subset.name: judge_of(root, subset) for subset in subsets}
     for miner in tqdm(miners, desc="judge", unit="miner"):
         parts, counts[miner.method] = {}, {}
         for subset in subsets:
-            mined = mine_subset(embedder, subset, miner, subset.name in labelled, store)
+            mined = mine_subset(embedder, subset, miner, subset.name in labelled, store, embedder.device.type)
             queries, targets = embed_subset(embedder, subset, store)
             described = describe_clusters(mined["clusters"], queries, subset, targets)
             parts[subset.name] = {**described, "targets": len(subset.targets), "seconds": mined["seconds"]}
-            truth = file_digest(root / TRAIN_FOLDER / subset.name / TRUTH)
+            truth = judges[subset.name].identity
             key = {"judged": mined["clusters"], "subset": subset_digest(subset), "truth": truth}
             key["code"] = code_fingerprint(CODE)
             counts[miner.method][subset.name] = store.json(
@@ -193,7 +201,7 @@ def explain_anchor(
         `anchor` with `text` and `image`, and `steps`: for each retrieved target a record of Step with texts, images
         and `is_right`.
     """
-    judge, pairs = Judge(root, subset.name), subset.pairs
+    judge, pairs = judge_of(root, subset), subset.pairs
     queries, targets = embed_subset(embedder, subset, store)
     steps = []
     first_row = {target: r for r, target in reversed(list(enumerate(subset.positive_of.tolist())))}

@@ -73,10 +73,14 @@ def test_metrics_carry_provenance(smoke):
         "mining",
         "mining_example",
         "modality_gap",
+        "modality_gap_trained",
         "next_words",
         "setup",
         "similarities",
+        "sugarcrepe",
         "training",
+        "unime",
+        "unime_ablations",
         "zero_shot",
     ]
     for file in files:

@@ -1,0 +1,126 @@
+"""What a profile of the papers' own scale will cost, said before anything starts. Estimates, with their assumptions."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from g2e_lib.config import DATA
+from g2e_lib.data import dataset_of
+from g2e_lib.report import reference
+
+PARAMETERS = {"2B": 2.2e9, "7B": 8.3e9}  # of Qwen2-VL, vision tower included; by what the model's name contains
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40": 181e12, "4090": 165e12, "3090": 71e12}
+ASSUMED_GPU, UTILISATION = "A100", 0.35  # where the GPU is another or none; share of peak that is reached
+QUERIES = 1000  # rows of an MMEB evaluation dataset
+TARGETS = 3000  # distinct candidates of one, a guess: a few hundred labels, or tens of thousands of images
+TEXT_TOKENS = 70  # of an item and its prompt
+VISUAL_TOKENS = {"paper_train": 256, "released_train": 256}  # others: a photo of 640 x 480 pixels
+PHOTO_TOKENS = 391
+TRAINING_PASSES = 4  # forward once without and once with a graph, backward twice as much as forward
+GB_PER_1000_IMAGES = 0.06
+GB_PER_EMBEDDING = 2048 * 4 / 1e9
+RUNS = {"03_training": 4, "04_ablations": 20}  # trainings a seed with the notebooks' own lists
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One stage.
+
+    Attributes:
+        stage: what it does.
+        items: that run through the model.
+        tokens: of all of them.
+        gpu_hours: on one GPU of the assumed kind.
+        disk: GB on disk.
+    """
+
+    stage: str
+    items: int
+    tokens: int
+    gpu_hours: float
+    disk: float
+
+
+def flops_a_second() -> tuple[str, float]:
+    """The GPU that is here or assumed, and what it is taken to reach."""
+    import torch  # only here: small profiles do without
+
+    found = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    name = next((one for one in PEAK_FLOPS if one in found), ASSUMED_GPU)
+    return name, PEAK_FLOPS[name] * UTILISATION
+
+
+def _stage(stage: str, items: int, visual: int, parameters: float, passes: float = 1, disk: float = 0.0) -> Cost:
+    tokens = items * (TEXT_TOKENS + visual // 2)  # half of MMEB's items have an image
+    return Cost(stage, items, tokens, passes * 2 * parameters * tokens / flops_a_second()[1] / 3600, disk)
+
+
+def estimate(settings: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
+    """The stages of a run with their costs; none for the embedded world.
+
+    Args:
+        settings: by notebook (file stem) all its parameters, defaults included.
+    """
+    table = reference("mmeb_datasets").set_index("dataset")
+    setup, costs = settings.get("00_setup", {}), []
+    datasets = setup.get("datasets") or list(table.index)
+    subsets = [dataset_of(name) for name in setup.get("subsets") or table.index[table.train_pairs > 0]]
+    if setup.get("world") == "mmeb":
+        images = len(datasets) * (QUERIES + TARGETS) // 2 + int(table.train_pairs[subsets].sum())
+        disk = images / 1000 * GB_PER_1000_IMAGES
+        costs.append(Cost("data (downloaded archives, then unpacked)", images, 0, 0.0, disk))
+    if (one := settings.get("01_zero_shot")) and (size := _parameters(one)):
+        rows = min(one["limit"] or QUERIES, QUERIES)
+        items = len(one["datasets"] or datasets) * (rows + TARGETS) * len(one["prompts"])
+        costs.append(_stage("01 zero-shot", items, _visual(one), size, disk=items * GB_PER_EMBEDDING))
+    if (one := settings.get("02_mining")) and (size := _parameters(one)):
+        pairs = table.train_pairs[[dataset_of(name) for name in one["subsets"]] or subsets]
+        pairs = pairs.clip(upper=one["limit"]) if one["limit"] else pairs
+        items = round(2 * one["fraction"] * int(pairs.sum()))
+        costs.append(_stage("02 mining", items, _visual(one), size, disk=items * GB_PER_EMBEDDING))
+    for stem, runs in RUNS.items():
+        if (one := settings.get(stem)) and (size := _parameters(one)):
+            items = 2 * one["steps"] * one["pairs_per_step"] * runs * one["seeds"]
+            name = stem.replace("_", " ")
+            costs.append(_stage(name, items, VISUAL_TOKENS["paper_train"], size, TRAINING_PASSES))
+    return costs
+
+
+def _parameters(one: Mapping[str, Any]) -> float:
+    """Parameters of the model a notebook runs; 0 for a small or unknown one."""
+    return next((count for name, count in PARAMETERS.items() if name in one["model"]), 0)
+
+
+def _visual(parameters: Mapping[str, Any]) -> int:
+    return VISUAL_TOKENS.get(parameters.get("images", ""), PHOTO_TOKENS)
+
+
+def describe(costs: list[Cost]) -> str:
+    """The estimate as text, with its assumptions."""
+    name, rate = flops_a_second()
+    lines = [f"{'stage':44}{'items':>12}{'tokens':>10}{'GPU-hours':>11}{'disk, GB':>10}"]
+    for one in costs:
+        lines.append(f"{one.stage:44}{one.items:12,}{one.tokens / 1e6:9,.0f}M{one.gpu_hours:11,.1f}{one.disk:10,.0f}")
+    hours, disk = sum(one.gpu_hours for one in costs), sum(one.disk for one in costs)
+    lines.append(f"{'all, if nothing is cached':66}{hours:11,.1f}{disk:10,.0f}")
+    lines.append(f"Estimates for one {name} at {rate / 1e12:,.0f} TFLOP/s; data go to {DATA}.")
+    return "\n".join(lines)
+
+
+def confirm(settings: Mapping[str, Mapping[str, Any]], asks: bool | None = None) -> bool:
+    """Print what a run costs, if that is more than a laptop's, and ask whether to go on if somebody can answer.
+
+    Args:
+        settings: as in estimate.
+        asks: whether to ask; None asks on a terminal only.
+
+    Returns:
+        Whether to go on.
+    """
+    costs = estimate(settings)
+    if not costs:
+        return True
+    print(describe(costs), flush=True)  # noqa: T201
+    asks = sys.stdin.isatty() if asks is None else asks
+    return not asks or input("Go on? [y/N] ").strip().lower() in ("y", "yes")

@@ -1,0 +1,149 @@
+"""A text teacher for the embedded world: a small bidirectional encoder, trained on paraphrases of training scenes.
+
+It is an ordinary sentence-transformers model, so that UniME's first stage treats it as any other teacher. It reads
+words in both directions and has never seen a picture.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, set_seed
+
+from g2e_lib.config import EMBEDDED_MODELS, code_fingerprint, fingerprint
+from g2e_lib.evaluate import estimate
+from g2e_lib.glyphworld.sentences import paraphrases
+from g2e_lib.gradcache import TEMPERATURE
+from g2e_lib.store import Store, build_once
+from g2e_lib.teacher import embed_sentences, teacher_folder, teacher_identity
+
+CODE = (*(f"glyphworld/{n}.py" for n in ("language", "scenes", "sentences", "text_teacher", "vocabulary")),)
+EMBEDDED = "glyphworld"  # the name of this teacher
+MAX_LENGTH = 128  # tokens; long captions have about 90
+
+
+@dataclass(frozen=True)
+class TeacherSize:
+    """How large a teacher is and how long it is trained.
+
+    Attributes:
+        pairs: paraphrases of training scenes; one epoch.
+        batch: pairs in a batch, each with all others' sentences as negatives.
+        hidden: size of the states, and of the embedding.
+        layers: of the encoder.
+        learning_rate: peak; linear warm-up over a tenth of the steps, linear decay.
+        seed: of weights and order.
+    """
+
+    pairs: int = 8192
+    batch: int = 128
+    hidden: int = 128
+    layers: int = 3
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+
+def train_teacher(folder: Path, size: TeacherSize) -> None:
+    """Train a teacher and write it as a sentence-transformers model.
+
+    Args:
+        folder: receives it.
+        size: how large, how long.
+    """
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.models import Normalize, Pooling, Transformer
+
+    set_seed(size.seed)
+    words = EMBEDDED_MODELS["glyphworld-base"] / "tokenizer.json"  # the student's, for there is no better one
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(words), pad_token="<|endoftext|>")
+    model = BertModel(
+        BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=size.hidden,
+            num_hidden_layers=size.layers,
+            num_attention_heads=4,
+            intermediate_size=4 * size.hidden,
+            max_position_embeddings=MAX_LENGTH,
+            pad_token_id=tokenizer.pad_token_id,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+    )
+    bare = folder.with_name(f"{folder.name}-bare")
+    model.save_pretrained(bare)
+    tokenizer.save_pretrained(bare)
+    encoder = Transformer(str(bare), max_seq_length=MAX_LENGTH)
+    teacher = SentenceTransformer(modules=[encoder, Pooling(size.hidden, "mean"), Normalize()], device="cpu")
+    ones, others = zip(*paraphrases(size.pairs, "train"), strict=True)
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(bare),
+        num_train_epochs=1,
+        per_device_train_batch_size=size.batch,
+        learning_rate=size.learning_rate,
+        warmup_steps=0.1,
+        seed=size.seed,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        use_cpu=True,
+    )
+    trainer = SentenceTransformerTrainer(
+        model=teacher,
+        args=arguments,
+        train_dataset=Dataset.from_dict({"anchor": ones, "positive": others}),
+        loss=MultipleNegativesRankingLoss(teacher, scale=1 / TEMPERATURE),
+    )
+    trainer.train()
+    teacher.save_pretrained(str(folder), create_model_card=False)
+
+
+def prepare_teacher(cache: Path, size: TeacherSize) -> Path:
+    """The folder of a teacher, trained if it is not there."""
+    name = fingerprint([asdict(size), code_fingerprint(CODE)])
+    return build_once(cache / f"text-teacher-{name}", lambda partial: train_teacher(partial, size))
+
+
+def open_teacher(
+    cache: Path, teacher: str, pairs: int, store: Store, judged: int = 1000
+) -> tuple[Path, dict[str, Any]]:
+    """A teacher's folder and what is known about it.
+
+    Args:
+        cache: folder of everything that can be made again.
+        teacher: EMBEDDED for the one trained here, else the id or folder of a sentence-transformers model.
+        pairs: paraphrases the embedded one is trained on.
+        store: keeps embeddings.
+        judged: paraphrases of validation scenes it is judged by.
+
+    Returns:
+        The folder, and `model`, `identity`, `recall` (see judge_teacher) and what is known of the embedded one.
+    """
+    size = TeacherSize(pairs=pairs)
+    is_ours = teacher == EMBEDDED
+    folder = prepare_teacher(cache, size) if is_ours else teacher_folder(teacher)
+    recall = judge_teacher(folder, paraphrases(judged, "validation"), store)
+    made = asdict(size) if is_ours else {}
+    return folder, {"model": teacher, "identity": teacher_identity(folder), **made, "recall": recall}
+
+
+def judge_teacher(folder: Path, pairs: Sequence[tuple[str, str]], store: Store) -> dict[str, Any]:
+    """How well a teacher finds the other sentence of a pair among all: recall at 1, an estimate in percent.
+
+    Args:
+        folder: of the teacher.
+        pairs: N pairs, of scenes it was not trained on.
+        store: keeps its embeddings.
+    """
+    ones, others = (embed_sentences(folder, side, store) for side in zip(*pairs, strict=True))
+    similarity = ones @ others.T
+    own = similarity.diagonal().copy()
+    np.fill_diagonal(similarity, -np.inf)
+    return vars(estimate({"paraphrases": own > similarity.max(1)}))

@@ -1,0 +1,222 @@
+"""Which data a profile runs on: the embedded world, or the papers' own. Both answer the same questions.
+
+Notebook 00 prepares a benchmark and writes its settings to setup.json; the others open it from there.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+
+from g2e_lib import config, download
+from g2e_lib.config import fingerprint
+from g2e_lib.data import SKIPPED, EvalRow, dataset_of, read_mmeb_eval
+from g2e_lib.download import Wanted
+from g2e_lib.fetch import read_note
+from g2e_lib.glyphworld import benchmark
+from g2e_lib.report import reference
+from g2e_lib.store import write_json
+
+World = Literal["glyphworld", "mmeb"]
+Policy = Literal["stop", "skip"]
+SHOWN = 5  # faults named in a message; the file beside the data has them all
+MMEB_CAPTIONS = ("MSCOCO_i2t", "VisualNews_i2t")  # image-to-text datasets whose targets are captions
+
+
+@dataclass(frozen=True)
+class GlyphBenchmark:
+    """MMEB-mini.
+
+    Attributes:
+        size: of the build.
+        root: its folder; training subsets are in root / "train".
+    """
+
+    size: benchmark.Size
+    root: Path
+    split: str = "original"
+    captions: str = "CaptionI2T"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `open_benchmark` needs, for setup.json."""
+        return vars(self.size)
+
+    def load(self, names: Sequence[str] = (), limit: int = 0) -> tuple[dict[str, list[EvalRow]], dict[str, dict]]:
+        """Rows and facts by evaluation dataset; see benchmark.load."""
+        return benchmark.load(self.root, names, limit)
+
+    def training_facts(self, names: Sequence[str] = ()) -> dict[str, dict]:
+        """Facts by training subset; see benchmark.training_facts."""
+        return benchmark.training_facts(self.root, names)
+
+    def identity(self) -> str:
+        """What the data are called in provenance."""
+        return benchmark.identity(self.root)
+
+
+@dataclass(frozen=True)
+class MmebBenchmark:
+    """The papers' own data, as download.py lays them out.
+
+    Attributes:
+        wanted: which parts of MMEB.
+        policy: "stop" at images that are missing or broken, or "skip" the rows that need them.
+        root: the data folder; training subsets are in root / "train".
+    """
+
+    wanted: Wanted
+    policy: Policy = "stop"
+    root: Path = field(default_factory=lambda: config.DATA)
+
+    @property
+    def split(self) -> str:
+        """The split of the training subsets."""
+        return self.wanted.split
+
+    @property
+    def captions(self) -> str:
+        """An image-to-text dataset whose targets are captions.
+
+        Raises:
+            ValueError: none is among the datasets.
+        """
+        there = [name for name in MMEB_CAPTIONS if name in self.wanted.all_datasets]
+        if not there:
+            raise ValueError(f"image-caption pairs are needed: add {MMEB_CAPTIONS[0]} to the datasets of notebook 00")
+        return there[0]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `open_benchmark` needs, for setup.json."""
+        return {"world": "mmeb", "wanted": vars(self.wanted), "policy": self.policy, "skipped": self._skipped()}
+
+    def load(self, names: Sequence[str] = (), limit: int = 0) -> tuple[dict[str, list[EvalRow]], dict[str, dict]]:
+        """Read evaluation datasets.
+
+        Args:
+            names: datasets to read; none means all that are wanted.
+            limit: at most this many rows of each; 0 means all.
+
+        Returns:
+            Rows by dataset name, and facts by dataset name (meta_task, distribution, why, and counts).
+
+        Raises:
+            ValueError: a dataset that is not here, or not on the disk.
+        """
+        self._check(names, self.wanted.all_datasets, "dataset")
+        images = self.root / download.EVAL_IMAGES
+        rows = {
+            n: read_mmeb_eval(self.root / download.EVAL, n, images, limit) for n in names or self.wanted.all_datasets
+        }
+        facts = {}
+        for name, some in rows.items():
+            published = _published(name)
+            has_training = published["distribution"] == "IND"
+            facts[name] = {
+                "meta_task": published["meta_task"],
+                "distribution": published["distribution"],
+                "why": "MMEB trains on it" if has_training else "not in MMEB's training data",
+                "queries": len(some),
+                "fewest_candidates": min((len(row.candidates) for row in some), default=0),
+                "train_pairs": published["train_pairs"],
+            }
+        return rows, facts
+
+    def training_facts(self, names: Sequence[str] = ()) -> dict[str, dict]:
+        """Facts (meta_task, distribution, number of pairs) of training subsets, as MMEB-train spells them.
+
+        Raises:
+            ValueError: a subset that is not here, or not on the disk.
+        """
+        self._check(names, self.wanted.all_subsets, "training subset")
+        facts = {}
+        for name in names or self.wanted.all_subsets:
+            files = download.tables(self.root / download.TRAIN / name, self.split)
+            if not files:
+                raise ValueError(f"{self.root} lacks {self.split} of {name}: run notebook 00_setup, which brings it")
+            pairs = sum(pq.read_metadata(file).num_rows for file in files)
+            facts[name] = {**_published(dataset_of(name)), "train_pairs": pairs}
+        return facts
+
+    def identity(self) -> str:
+        """What the data are called in provenance: their commits, and what is left out of them."""
+        return fingerprint([read_note(self.root / download.SOURCES), self._lists()])
+
+    def _lists(self) -> dict[str, list[str]]:
+        paths = {place: self.root / place / SKIPPED for place in (".", download.EVAL_IMAGES)}
+        return {place: json.loads(path.read_text("utf-8")) for place, path in paths.items() if path.exists()}
+
+    def _skipped(self) -> int:
+        return sum(map(len, self._lists().values()))
+
+    @staticmethod
+    def _check(names: Sequence[str], known: Sequence[str], kind: str) -> None:
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(
+                f"notebook 00_setup did not ask for {kind} {unknown[0]!r}: choose among {', '.join(known)}"
+            )
+
+
+Benchmark = GlyphBenchmark | MmebBenchmark
+
+
+def _published(dataset: str) -> dict[str, Any]:
+    table = reference("mmeb_datasets").set_index("dataset")
+    return table.loc[dataset, ["meta_task", "distribution", "train_pairs"]].to_dict()
+
+
+def prepare_benchmark(
+    world: World, size: benchmark.Size, wanted: Wanted, policy: Policy = "stop", is_fresh: bool = False
+) -> tuple[Benchmark, str]:
+    """Build or download a benchmark, and verify it.
+
+    Args:
+        world: "glyphworld" or "mmeb".
+        size: of MMEB-mini.
+        wanted: of the papers' data.
+        policy: what to do about images that are missing or broken: "stop" or "skip".
+        is_fresh: build again, or open every image again.
+
+    Returns:
+        The benchmark, and a sentence on what was verified.
+
+    Raises:
+        ValueError: something is wrong with the data, or cannot be had.
+    """
+    if world == "glyphworld":
+        one = GlyphBenchmark(size, benchmark.prepare(config.CACHE, size, is_fresh))
+        return one, f"{one.root.name}: {benchmark.check(one.root)}"
+    if world != "mmeb" or policy not in ("stop", "skip"):
+        raise ValueError(f"unknown world {world!r} or policy {policy!r}: use glyphworld or mmeb, and stop or skip")
+    one = MmebBenchmark(wanted, policy)
+    download.download(one.root, wanted)
+    verified = download.verified(one.root, wanted, is_fresh)
+    wrong = sorted({name for table in verified.values() for name in (*table["missing"], *table["broken"])})
+    total = sum(table["images"] for table in verified.values())
+    if wrong and policy == "stop":
+        raise ValueError(
+            f"{len(wrong)} images are missing or broken, such as {', '.join(wrong[:SHOWN])} (all in "
+            f"{one.root / download.VERIFIED}): run `python -m g2e_lib.download repair`, or set broken_images to 'skip'"
+        )
+    evaluated = [
+        name.removeprefix(f"{download.EVAL_IMAGES}/") for name in wrong if name.startswith(download.EVAL_IMAGES)
+    ]
+    write_json(one.root / SKIPPED, [name for name in wrong if not name.startswith(download.EVAL_IMAGES)])
+    write_json(one.root / download.EVAL_IMAGES / SKIPPED, evaluated)
+    return one, f"{one.root.name}: {total} images in {len(verified)} tables, {len(wrong)} of them skipped"
+
+
+def open_benchmark(settings: Mapping[str, Any]) -> Benchmark:
+    """The benchmark that notebook 00 prepared.
+
+    Args:
+        settings: `benchmark` of metrics/setup.json.
+    """
+    if settings.get("world") == "mmeb":
+        return MmebBenchmark(Wanted(**settings["wanted"]), settings["policy"])
+    size = benchmark.Size(**settings)
+    return GlyphBenchmark(size, benchmark.prepare(config.CACHE, size))

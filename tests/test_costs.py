@@ -1,0 +1,61 @@
+import builtins
+
+import pytest
+
+from g2e_lib import costs, run
+from g2e_lib.config import load_profile
+
+
+def settings(profile, *changes, only=None):
+    notebooks = run.select_notebooks(None, only)
+    return run.all_settings(profile, notebooks, run.parse_parameters(changes, notebooks))
+
+
+@pytest.mark.parametrize("profile", ["mini", "smoke"])
+def test_small_profiles_cost_nothing_worth_saying(profile, capsys):
+    assert costs.estimate(settings(profile)) == []
+    assert costs.confirm(settings(profile), asks=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_by_hand():
+    few = [("datasets", "[CIRR, MSCOCO_i2t]"), ("limit", "100"), ("prompts", "[none, hierarchical]")]
+    (cost,) = costs.estimate(settings("qwen2-vl-2b", *few, only="01"))
+    assert cost.items == 2 * (100 + costs.TARGETS) * 2
+    assert cost.tokens == cost.items * (70 + 195)
+    assert cost.gpu_hours == pytest.approx(2 * 2.2e9 * cost.tokens / costs.flops_a_second()[1] / 3600)
+
+
+def test_more_costs_more():
+    small, large = (
+        sum(one.gpu_hours for one in costs.estimate(settings(profile))) for profile in ("qwen2-vl-2b", "qwen2-vl-7b")
+    )
+    assert large == pytest.approx(small * 8.3 / 2.2)
+    (sliced,) = costs.estimate(settings("qwen2-vl-2b", ("subsets", "[ImageNet_1K]"), ("limit", "500"), only="02"))
+    assert sliced.items == 1000
+    stages = [one.stage[:2] for one in costs.estimate(settings("saha-2b"))]
+    assert stages == ["da", "01"]
+
+
+def test_the_question(monkeypatch, capsys):
+    chosen, answers = settings("qwen2-vl-2b"), iter(["y", "", "no"])
+    monkeypatch.setattr(builtins, "input", lambda _: next(answers))
+    assert [costs.confirm(chosen, asks=True) for _ in range(3)] == [True, False, False]
+    out = capsys.readouterr().out
+    assert "GPU-hours" in out
+    assert "all, if nothing is cached" in out
+    monkeypatch.setattr(builtins, "input", lambda _: pytest.fail("asked without a terminal"))
+    assert costs.confirm(chosen, asks=False)
+
+
+def test_a_no_runs_nothing(monkeypatch):
+    monkeypatch.setattr(costs, "confirm", lambda _: False)
+    monkeypatch.setattr(run, "run", lambda *_: pytest.fail("ran"))
+    assert run.main(["--profile", "qwen2-vl-2b"]) == 0
+
+
+def test_the_papers_settings_stand_in_the_profiles():
+    for name in ("qwen2-vl-2b", "qwen2-vl-7b"):
+        training = load_profile(name)["03_training"]
+        assert training["pairs_per_step"] == 16 * 16 * 8
+        assert (training["steps"], training["learning_rate"], training["warmup_steps"]) == (1500, 5e-5, 100)

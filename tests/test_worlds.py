@@ -1,0 +1,134 @@
+"""The papers' own data behind the same questions as the embedded world's."""
+
+import json
+import shutil
+
+import pytest
+
+from g2e_lib import config, download
+from g2e_lib.data import SKIPPED
+from g2e_lib.download import Wanted
+from g2e_lib.glyphworld import benchmark
+from g2e_lib.mining import labelled_subsets, load_subsets
+from g2e_lib.worlds import MmebBenchmark, open_benchmark, prepare_benchmark
+
+FEW = Wanted(datasets=("ImageNet-1K", "CIRR", "MSCOCO_i2t"), subsets=("ImageNet_1K", "CIRR"), has_crepe=False)
+SMALL = benchmark.Size(queries=12, pairs=30, candidates=10, families=20)
+
+
+@pytest.fixture
+def data(hub, tmp_path, monkeypatch):
+    """A data folder with a few subsets, downloaded."""
+    monkeypatch.setattr(config, "DATA", tmp_path / "mmeb")
+    download.download(config.DATA, FEW)
+    return config.DATA
+
+
+def test_the_real_world_survives_its_settings(data):
+    bench, status = prepare_benchmark("mmeb", SMALL, FEW)
+    assert "0 of them skipped" in status
+    again = open_benchmark(json.loads(json.dumps(bench.settings)))
+    assert isinstance(again, MmebBenchmark)
+    assert again.identity() == bench.identity()
+    rows, facts = again.load()
+    assert rows == bench.load()[0]
+    assert list(rows) == ["ImageNet-1K", "CIRR", "MSCOCO_i2t"]
+    assert facts["ImageNet-1K"]["meta_task"] == "classification"
+    assert facts["CIRR"]["queries"] == len(rows["CIRR"]) == 4
+    assert again.captions == "MSCOCO_i2t"
+    assert str(data) not in json.dumps(bench.settings)
+
+
+def test_training_subsets_keep_mmebs_spelling_and_know_their_task(data):
+    bench, _ = prepare_benchmark("mmeb", SMALL, FEW)
+    facts = bench.training_facts()
+    assert {name: (one["meta_task"], one["train_pairs"]) for name, one in facts.items()} == {
+        "ImageNet_1K": ("classification", 12),
+        "CIRR": ("retrieval", 12),
+    }
+    assert labelled_subsets(facts) == {"ImageNet_1K"}
+    assert {"ImageNet_1K", "ImageNet-1K"} < labelled_subsets()
+    subsets = load_subsets(bench.root / "train", list(facts), split=bench.split, limit=7)
+    assert [len(subset.pairs) for subset in subsets] == [7, 7]
+    assert len(subsets[0].targets) == 4  # every target has two owners
+
+
+def test_the_embedded_world_is_as_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "CACHE", tmp_path)
+    bench, status = prepare_benchmark("glyphworld", SMALL, FEW)
+    again = open_benchmark(json.loads(json.dumps(bench.settings)))
+    assert again == bench
+    assert bench.identity() == benchmark.identity(bench.root)
+    assert bench.load(["Crop"], 3) == benchmark.load(bench.root, ["Crop"], 3)
+    assert bench.training_facts() == benchmark.training_facts(bench.root)
+    assert "every file agrees with the manifest" in status
+
+
+def spoil(data):
+    """Break one query image, one wrong candidate, and one image of a training pair."""
+    rows = MmebBenchmark(FEW, root=data).load()[0]["CIRR"]
+    pairs = load_subsets(data / "train", ["CIRR"], split=FEW.split)[0].pairs
+    spoilt = [rows[0].query.image, rows[1].candidates[2].image, pairs[3].query.image]
+    for path in spoilt[:2]:
+        path.write_bytes(b"<html>")
+    spoilt[2].write_bytes(spoilt[2].read_bytes()[:300])
+    return [path.relative_to(data).as_posix() for path in spoilt]
+
+
+def test_stop_names_them_and_the_remedy(data):
+    spoilt = spoil(data)
+    with pytest.raises(ValueError, match="3 images are missing or broken, such as .*verified.json.*repair`, or set"):
+        prepare_benchmark("mmeb", SMALL, FEW, "stop")
+    listed = json.loads((data / download.VERIFIED).read_text())
+    assert {name for one in listed.values() for name in one["broken"]} == set(spoilt)
+
+
+def test_skip_leaves_out_what_needs_them_and_counts(data, caplog):
+    whole, spoilt = prepare_benchmark("mmeb", SMALL, FEW)[0], spoil(data)
+    before, before_rows = whole.identity(), whole.load()[0]["CIRR"]
+    bench, status = prepare_benchmark("mmeb", SMALL, FEW, "skip", is_fresh=True)
+    assert "3 of them skipped" in status
+    assert bench.settings["skipped"] == 3
+    assert bench.identity() != before
+    rows = bench.load()[0]["CIRR"]
+    assert [row.query for row in rows] == [row.query for row in before_rows[1:]]
+    assert len(rows[0].candidates) == len(before_rows[1].candidates) - 1
+    assert "CIRR: skipped 1 of 4 rows and 1 candidates" in caplog.text
+    pairs = load_subsets(bench.root / "train", ["CIRR"], split=bench.split)[0].pairs
+    assert len(pairs) == 11
+    assert "CIRR: skipped 1 of 12 pairs" in caplog.text
+    used = {i.image for row in rows for i in (row.query, *row.candidates)} | {pair.query.image for pair in pairs}
+    assert not used & {data / name for name in spoilt}
+
+
+def test_repaired_data_are_whole_again(data, hub):
+    spoil(data)
+    prepare_benchmark("mmeb", SMALL, FEW, "skip", is_fresh=True)
+    assert download.repair(data, FEW).is_complete
+    bench, _ = prepare_benchmark("mmeb", SMALL, FEW, is_fresh=True)
+    assert bench.settings["skipped"] == 0
+    assert json.loads((data / SKIPPED).read_text()) == []
+    assert len(bench.load()[0]["CIRR"]) == 4
+
+
+def test_images_are_opened_once(data, monkeypatch):
+    prepare_benchmark("mmeb", SMALL, FEW)
+    monkeypatch.setattr(download, "open_image", lambda _: pytest.fail("opened again"))
+    prepare_benchmark("mmeb", SMALL, FEW)
+    shutil.rmtree(data / "images" / "CIRR")
+    monkeypatch.setattr(download, "download", lambda *_: None)
+    with pytest.raises(pytest.fail.Exception, match="opened again"):  # something changed
+        prepare_benchmark("mmeb", SMALL, FEW, "skip")
+
+
+def test_what_was_not_asked_for(data):
+    bench, _ = prepare_benchmark("mmeb", SMALL, FEW)
+    with pytest.raises(ValueError, match="notebook 00_setup did not ask for dataset 'GQA': choose among ImageNet-1K"):
+        bench.load(["GQA"])
+    with pytest.raises(ValueError, match="did not ask for training subset 'WebQA': choose among ImageNet_1K, CIRR"):
+        bench.training_facts(["WebQA"])
+    with pytest.raises(ValueError, match="unknown world 'mars' or policy 'stop'"):
+        prepare_benchmark("mars", SMALL, FEW)
+    captionless = MmebBenchmark(Wanted(datasets=("CIRR",)))
+    with pytest.raises(ValueError, match="image-caption pairs are needed: add MSCOCO_i2t"):
+        captionless.captions  # noqa: B018
