@@ -13,7 +13,7 @@ from torch import Tensor
 
 from g2e_lib.config import code_fingerprint
 from g2e_lib.data import Item, item_digests
-from g2e_lib.embedder import Embeddable, Embedder, open_image
+from g2e_lib.embedder import Embeddable, Embedder
 from g2e_lib.evaluate import estimate
 from g2e_lib.prompts import TURN_START, Role
 from g2e_lib.qwen2vl import hidden_states
@@ -81,11 +81,11 @@ def attention_shares(embedder: Embedder, items: Sequence[Embeddable], role: Role
         raise ValueError(f"prompt {embedder.prompt.name!r} embeds image and text apart: give items with one of the two")
     shares = []
     for one, tokens in zip(inputs, embedder.tokenize(inputs), strict=True):
-        pictures = [open_image(one.source)] if one.source is not None else []
-        pixels = embedder.processor.image_processor(images=pictures, return_tensors="pt") if pictures else {}
+        pixels = embedder.pixels([one.source] if one.source is not None else [])
         pixels = {key: value.to(embedder.device) for key, value in pixels.items()}
+        ids, is_flat = torch.tensor([tokens.ids], device=embedder.device), not embedder.images.has_markers
         with _recorded_weights(embedder) as weights:
-            hidden_states(embedder.model, torch.tensor([tokens.ids], device=embedder.device), **pixels)
+            hidden_states(embedder.model, ids, **pixels, has_flat_positions=is_flat)
         last = np.stack([layer[0, :, -1].float().mean(0).cpu().numpy() for layer in weights])  # (layers, L)
         is_part = part_of_tokens(embedder, tokens.ids)[:, None] == np.arange(len(PARTS))
         shares.append(last.astype(np.float64) @ is_part)

@@ -16,6 +16,7 @@ from PIL import Image
 from g2e_lib.store import atomic_path
 
 FOLDER = "images"  # inside a profile's results
+MOST = 256  # pixels a side; larger pictures are kept smaller
 
 Tile = Mapping[str, Any]
 
@@ -36,6 +37,7 @@ def save_picture(image: Image.Image | Path | str | None, results: Path) -> str:
         with Image.open(image) as opened:
             return save_picture(opened.convert("RGB"), results)
     image = image.convert("RGB")
+    image.thumbnail((MOST, MOST))
     digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()[:16]
     name = f"{FOLDER}/{digest}.png"
     with atomic_path(results / name) as partial:

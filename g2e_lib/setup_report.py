@@ -73,7 +73,7 @@ def replies_table(setup: Mapping[str, Any]) -> pd.DataFrame:
 
 def learning_curve_figure(setup: Mapping[str, Any]) -> Figure | None:
     """Loss of both phases of the base model's pre-training over their steps."""
-    if not setup["learning"]:  # of a released model it is not known
+    if not setup["learning"]:
         return None
     use_style()
     phases = {"vision": "vision tower: loss (nats a cell)", "language": "language: loss (nats a token)"}
@@ -96,8 +96,10 @@ def learning_curve_figure(setup: Mapping[str, Any]) -> Figure | None:
 
 def _tiles_figure(
     tiles: Sequence[Tile], results: Path, columns: int, height: float, width: int, sizes: tuple[float, float]
-) -> Figure:
+) -> Figure | None:
     """Tiles in rows; `height` is that of a row in inches, `width` the characters in a line, `sizes` as in draw_tile."""
+    if not tiles:
+        return None
     use_style()
     rows = -(-len(tiles) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(TWO_COLUMNS, height * rows), squeeze=False)
@@ -109,24 +111,24 @@ def _tiles_figure(
     return figure
 
 
-def objects_figure(gallery: Mapping[str, Any], results: Path) -> Figure:
+def objects_figure(gallery: Mapping[str, Any], results: Path) -> Figure | None:
     """The objects of GlyphWorld, with name and kind."""
-    return _tiles_figure(gallery["objects"], results, columns=10, height=0.98, width=20, sizes=(6.5, 6))
+    return _tiles_figure(gallery.get("objects", ()), results, columns=10, height=0.98, width=20, sizes=(6.5, 6))
 
 
-def scenes_figure(gallery: Mapping[str, Any], results: Path) -> Figure:
+def scenes_figure(gallery: Mapping[str, Any], results: Path) -> Figure | None:
     """Scenes with a short caption, a long caption, and a question with its answer."""
-    return _tiles_figure(gallery["scenes"], results, columns=5, height=2.9, width=23, sizes=(7.5, 7))
+    return _tiles_figure(gallery.get("scenes", ()), results, columns=5, height=2.9, width=23, sizes=(7.5, 7))
 
 
-def looks_figure(gallery: Mapping[str, Any], results: Path) -> Figure:
+def looks_figure(gallery: Mapping[str, Any], results: Path) -> Figure | None:
     """One scene in several looks; IND and OOD name those that evaluation uses."""
-    return _tiles_figure(gallery["looks"], results, columns=5, height=1.75, width=24, sizes=(7.5, 7))
+    return _tiles_figure(gallery.get("looks", ()), results, columns=5, height=1.75, width=24, sizes=(7.5, 7))
 
 
-def rows_figure(gallery: Mapping[str, Any], results: Path) -> Figure:
+def rows_figure(gallery: Mapping[str, Any], results: Path) -> Figure | None:
     """Rows of MMEB-mini: the query, its right candidate, and some wrong ones."""
-    return _tiles_figure(gallery["rows"], results, columns=6, height=2.05, width=24, sizes=(7.5, 6.5))
+    return _tiles_figure(gallery.get("rows", ()), results, columns=6, height=2.05, width=24, sizes=(7.5, 6.5))
 
 
 # --- speed and memory ----------------------------------------------------------------------------------------------

@@ -76,7 +76,8 @@ def row_tiles(datasets: Mapping[str, Sequence[EvalRow]], names: Sequence[str], w
         row = datasets[name][0]
         items = (row.query, *row.candidates[: wrong + 1])
         titles = (f"{name}\nquery", "right", *["wrong"] * wrong)
-        tiles += [_item_tile(item, title) for item, title in zip(items, titles, strict=False)]  # few candidates
+        tiles += [_item_tile(item, title) for item, title in zip(items, titles, strict=False)]
+        tiles += [{"image": "", "text": ""}] * (len(titles) - len(items))  # a row may have few candidates
     return tiles
 
 
@@ -87,7 +88,11 @@ def _item_tile(item: Item, title: str) -> dict[str, Any]:
 
 
 def save_gallery(
-    datasets: Mapping[str, Sequence[EvalRow]], names: Sequence[str], results: Path, seed: int = 0
+    datasets: Mapping[str, Sequence[EvalRow]],
+    names: Sequence[str],
+    results: Path,
+    seed: int = 0,
+    has_world: bool = True,
 ) -> dict[str, list[dict[str, Any]]]:
     """Write all pictures to the results.
 
@@ -96,10 +101,12 @@ def save_gallery(
         names: datasets whose first row is shown.
         results: folder of a profile's results.
         seed: of the scenes.
+        has_world: show GlyphWorld, and not only rows of the datasets.
 
     Returns:
-        Tiles of `objects`, `scenes`, `looks` and `rows`, their pictures named by file.
+        Tiles of `rows` and, of GlyphWorld, `objects`, `scenes` and `looks`, their pictures named by file.
     """
-    tiles = {"objects": object_tiles(), "scenes": scene_tiles(seed), "looks": look_tiles(seed)}
-    tiles["rows"] = row_tiles(datasets, names)
+    tiles = {"rows": row_tiles(datasets, names)}
+    if has_world:
+        tiles |= {"objects": object_tiles(), "scenes": scene_tiles(seed), "looks": look_tiles(seed)}
     return {part: [{**t, "image": save_picture(t["image"], results)} for t in some] for part, some in tiles.items()}

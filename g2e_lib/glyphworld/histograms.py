@@ -15,12 +15,13 @@ from g2e_lib.mining import Subset, embed_subset, labelled_subsets, mine_subset, 
 from g2e_lib.saha import Miner
 from g2e_lib.store import Store
 
+AnyJudge = Judge | AnnotatedJudge
 EDGES = np.linspace(-1, 1, 101).round(2)  # of cosines
 KINDS = ("positive", "hard negative", "false negative")
 
 
 def count_similarities(
-    judge: Judge | AnnotatedJudge,
+    judge: AnyJudge,
     clusters: Sequence[Sequence[int]],
     positive_of: np.ndarray,
     query_embeddings: np.ndarray,
@@ -62,7 +63,7 @@ def similarity_histograms(
     """Histograms of similarities for every miner, all subsets together.
 
     Args:
-        root: folder of the build the subsets come from.
+        root: folder of the data the subsets come from.
         embedder: with its prompt.
         subsets: training subsets of MMEB-mini.
         facts: `meta_task` of each subset.
@@ -72,16 +73,18 @@ def similarity_histograms(
     Returns:
         `edges` of the bins, and `miners`: by method the counts of each of KINDS.
     """
-    labelled, on = labelled_subsets(facts), embedder.device.type
+    labelled = labelled_subsets(facts)
+    judges = {subset.name: judge_of(root, subset) for subset in subsets}
     result: dict[str, Any] = {"edges": EDGES.tolist(), "miners": {}}
     for miner in miners:
         totals = {kind: np.zeros(len(EDGES) - 1, dtype=int) for kind in KINDS}
         for subset in subsets:
-            clusters = mine_subset(embedder, subset, miner, subset.name in labelled, store, on)["clusters"]
-            key = {"histogram of": clusters, "subset": subset_digest(subset), "truth": judge_of(root, subset).identity}
+            judge, device = judges[subset.name], embedder.device.type
+            clusters = mine_subset(embedder, subset, miner, subset.name in labelled, store, device)["clusters"]
+            key = {"histogram of": clusters, "subset": subset_digest(subset), "truth": judge.identity}
             key |= {"embedded": [embedder.key("query"), embedder.key("target")]}
             key["code"] = code_fingerprint((*CODE, "glyphworld/histograms.py"))
-            counts = store.json(key, lambda s=subset, c=clusters: _count(root, embedder, s, c, store))
+            counts = store.json(key, lambda s=subset, c=clusters, j=judge: _count(j, embedder, s, c, store))
             for kind in KINDS:
                 totals[kind] += counts[kind]
         result["miners"][miner.method] = {kind: counts.tolist() for kind, counts in totals.items()}
@@ -89,7 +92,7 @@ def similarity_histograms(
 
 
 def _count(
-    root: Path, embedder: Embedder, subset: Subset, clusters: Sequence[Sequence[int]], store: Store
+    judge: AnyJudge, embedder: Embedder, subset: Subset, clusters: Sequence[Sequence[int]], store: Store
 ) -> dict[str, list[int]]:
     embeddings = embed_subset(embedder, subset, store)
-    return count_similarities(judge_of(root, subset), clusters, subset.positive_of, *embeddings)
+    return count_similarities(judge, clusters, subset.positive_of, *embeddings)
