@@ -32,7 +32,10 @@ def imported(path):
 
 @pytest.mark.parametrize(
     "module",
-    ["config", "prompts", "report", "provenance", "store", "run", "data", "saha", "training_report", "train_config"],
+    [
+        *("config", "prompts", "report", "provenance", "store", "run", "data", "saha", "training_report"),
+        *("train_config", "fetch", "costs"),
+    ],
 )
 def test_imports_without_torch(module):
     code = f"import sys, g2e_lib.{module}; assert 'torch' not in sys.modules, 'torch'"
@@ -54,6 +57,7 @@ def test_imports_go_one_way():
         "embedder",
         "evaluate",
         "report",
+        *("fetch", "download", "costs", "parallel", "publish"),
     }
     for module in core:
         assert not any(name.startswith("glyphworld") for name in graph[module]), module
