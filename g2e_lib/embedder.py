@@ -231,16 +231,6 @@ class Embedder:
         size = self.processor.image_processor.size
         return self.images.min_pixels or size["shortest_edge"], self.images.max_pixels or size["longest_edge"]
 
-    @property
-    def most_visual_tokens(self) -> int:
-        """The most visual tokens an image can take, however large it is."""
-        ip, largest = self.processor.image_processor, self.images.square or self.images.max_side
-        unit, bounds = ip.patch_size * ip.merge_size, self.pixel_bounds
-        if not largest:
-            return bounds[1] // unit**2
-        height, width = smart_resize(largest, largest, unit, *bounds)
-        return height * width // unit**2
-
     def with_prompt(self, prompt: str | Prompt) -> "Embedder":
         """The same model under another prompt; weights are shared."""
         return Embedder(

@@ -72,18 +72,6 @@ def test_the_rule_decides_the_visual_tokens(embedder):
     assert small.with_prompt("none").pixel_bounds == small.pixel_bounds
 
 
-@pytest.mark.parametrize("rule", ["native", "paper_train", "paper_eval"])
-def test_no_image_takes_more_visual_tokens_than_foretold(embedder, rule):
-    one = variant(embedder, images=rule)
-    side = embedder.processor.image_processor.patch_size * embedder.processor.image_processor.merge_size
-    rng = np.random.default_rng(0)
-    sizes = [(5000, 5000), (992, 992), *rng.integers(100, 2000, size=(20, 2)).tolist()]
-    counts = [int(np.prod(one._grid(Image.new("1", size)))) for size in sizes]
-    assert max(counts) <= one.most_visual_tokens
-    assert max(counts) == one.most_visual_tokens or rule == "native"
-    assert one.most_visual_tokens <= one.pixel_bounds[1] // side**2
-
-
 def test_without_markers_ids_and_positions_are_those_of_plain_text(embedder, monkeypatch):
     released = variant(embedder, images=ImageRule(has_markers=False))
     item = {"text": "what is this?", "image": Image.new("RGB", (64, 64), "blue")}
