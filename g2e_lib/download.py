@@ -31,6 +31,8 @@ CREPE_PP = "https://raw.githubusercontent.com/Sri-Harsha/scpp/{revision}/data/{n
 COCO = "http://images.cocodataset.org/zips/val2017.zip"
 EVAL, TRAIN, EVAL_IMAGES, IMAGES = "eval", "train", "eval_images", "images"
 CREPE_FOLDER, CREPE_PP_FOLDER, COCO_FOLDER = "sugarcrepe", "sugarcrepe_pp", "val2017"
+# Folder, subsets and reader of the two sets about captions.
+CREPES = ((CREPE_FOLDER, SUGARCREPE, read_sugarcrepe), (CREPE_PP_FOLDER, SUGARCREPE_PP, read_sugarcrepe_pp))
 ARCHIVES, SOURCES, VERIFIED = ".archives", "sources.json", "verified.json"
 
 
@@ -147,8 +149,7 @@ def take_inventory(root: Path, wanted: Wanted) -> Inventory:
             found.images[f"{folder}/{name}"] = [prefix + one for one in image_names(files)]
         else:
             found.tables[f"{folder}/{name}"] = split
-    crepes = ((CREPE_FOLDER, SUGARCREPE, read_sugarcrepe), (CREPE_PP_FOLDER, SUGARCREPE_PP, read_sugarcrepe_pp))
-    for folder, names, read in crepes if wanted.has_crepe else ():
+    for folder, names, read in CREPES if wanted.has_crepe else ():
         for name in names:
             if (root / folder / f"{name}.json").is_file():
                 rows = read(root / folder, name, Path(COCO_FOLDER))
