@@ -1,5 +1,6 @@
 """What a profile of the papers' own scale will cost, said before anything starts. Estimates, with their assumptions."""
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ TEXT_TOKENS = 70  # of an item and its prompt
 VISUAL_TOKENS = {"paper_train": 256, "released_train": 256}  # others: a photo of 640 x 480 pixels
 PHOTO_TOKENS = 391
 TRAINING_PASSES = 4  # forward once without and once with a graph, backward twice as much as forward
-GB_PER_1000_IMAGES = 0.06
 GB_PER_EMBEDDING = 2048 * 4 / 1e9
 RUNS = {"03_training": 4, "04_ablations": 20}  # trainings a seed with the notebooks' own lists
 
@@ -67,9 +67,7 @@ def estimate(settings: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
     datasets = setup.get("datasets") or list(table.index)
     subsets = [dataset_of(name) for name in setup.get("subsets") or table.index[table.train_pairs > 0]]
     if setup.get("world") == "mmeb":
-        images = len(datasets) * (QUERIES + TARGETS) // 2 + int(table.train_pairs[subsets].sum())
-        disk = images / 1000 * GB_PER_1000_IMAGES
-        costs.append(Cost("data (downloaded archives, then unpacked)", images, 0, 0.0, disk))
+        costs.append(Cost("data (archives, and the same unpacked)", 0, 0, 0.0, 2 * _gigabytes(setup)))
     if (one := settings.get("01_zero_shot")) and (size := _parameters(one)):
         rows = min(one["limit"] or QUERIES, QUERIES)
         items = len(one["datasets"] or datasets) * (rows + TARGETS) * len(one["prompts"])
@@ -87,6 +85,17 @@ def estimate(settings: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
     return costs
 
 
+def _gigabytes(setup: Mapping[str, Any]) -> float:
+    """What notebook 00 would download, as the hub states it; NaN where it cannot be asked."""
+    from g2e_lib import download  # only here, as torch is
+
+    names = ("datasets", "subsets", "split", "eval_revision", "train_revision")
+    try:
+        return download.bytes_to_bring(DATA, download.Wanted(**{name: setup[name] for name in names})) / 1e9
+    except ValueError:
+        return math.nan
+
+
 def _parameters(one: Mapping[str, Any]) -> float:
     """Parameters of the model a notebook runs; 0 for a small or unknown one."""
     return next((count for name, count in PARAMETERS.items() if name in one["model"]), 0)
@@ -101,9 +110,12 @@ def describe(costs: list[Cost]) -> str:
     name, rate = flops_a_second()
     lines = [f"{'stage':44}{'items':>12}{'tokens':>10}{'GPU-hours':>11}{'disk, GB':>10}"]
     for one in costs:
-        lines.append(f"{one.stage:44}{one.items:12,}{one.tokens / 1e6:9,.0f}M{one.gpu_hours:11,.1f}{one.disk:10,.0f}")
-    hours, disk = sum(one.gpu_hours for one in costs), sum(one.disk for one in costs)
-    lines.append(f"{'all, if nothing is cached':66}{hours:11,.1f}{disk:10,.0f}")
+        disk = "unknown" if math.isnan(one.disk) else f"{one.disk:,.1f}"
+        lines.append(f"{one.stage:44}{one.items:12,}{one.tokens / 1e6:9,.0f}M{one.gpu_hours:11,.1f}{disk:>10}")
+    hours, disk = sum(one.gpu_hours for one in costs), sum(one.disk for one in costs if not math.isnan(one.disk))
+    lines.append(f"{'all, if nothing is cached':66}{hours:11,.1f}{disk:10,.1f}")
+    if any(math.isnan(one.disk) for one in costs):
+        lines.append("The hub cannot be asked how large the data are; the disk is checked again before each download.")
     lines.append(f"Estimates for one {name} at {rate / 1e12:,.0f} TFLOP/s; data go to {DATA}.")
     return "\n".join(lines)
 

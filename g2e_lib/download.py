@@ -31,6 +31,8 @@ CREPE_PP = "https://raw.githubusercontent.com/Sri-Harsha/scpp/{revision}/data/{n
 COCO = "http://images.cocodataset.org/zips/val2017.zip"
 EVAL, TRAIN, EVAL_IMAGES, IMAGES = "eval", "train", "eval_images", "images"
 CREPE_FOLDER, CREPE_PP_FOLDER, COCO_FOLDER = "sugarcrepe", "sugarcrepe_pp", "val2017"
+# Folder, subsets and reader of the two sets about captions.
+CREPES = ((CREPE_FOLDER, SUGARCREPE, read_sugarcrepe), (CREPE_PP_FOLDER, SUGARCREPE_PP, read_sugarcrepe_pp))
 ARCHIVES, SOURCES, VERIFIED = ".archives", "sources.json", "verified.json"
 
 
@@ -147,8 +149,7 @@ def take_inventory(root: Path, wanted: Wanted) -> Inventory:
             found.images[f"{folder}/{name}"] = [prefix + one for one in image_names(files)]
         else:
             found.tables[f"{folder}/{name}"] = split
-    crepes = ((CREPE_FOLDER, SUGARCREPE, read_sugarcrepe), (CREPE_PP_FOLDER, SUGARCREPE_PP, read_sugarcrepe_pp))
-    for folder, names, read in crepes if wanted.has_crepe else ():
+    for folder, names, read in CREPES if wanted.has_crepe else ():
         for name in names:
             if (root / folder / f"{name}.json").is_file():
                 rows = read(root / folder, name, Path(COCO_FOLDER))
@@ -200,6 +201,31 @@ def download(root: Path, wanted: Wanted) -> Inventory:
     return take_inventory(root, wanted)
 
 
+def bytes_to_bring(root: Path, wanted: Wanted) -> int:
+    """The size of the files of both MMEB repositories that `download` would get, as the hub states it.
+
+    Raises:
+        ValueError: the hub cannot be asked.
+    """
+    missing, total = take_inventory(root, wanted), 0
+    for folder, repository, revision in (
+        (EVAL, MMEB_EVAL, wanted.eval_revision),
+        (TRAIN, MMEB_TRAIN, wanted.train_revision),
+    ):
+        names = {key.partition("/")[2] for key in (*missing.tables, *missing.missing) if key.startswith(f"{folder}/")}
+        if names:
+            sizes = HubFolder(repository, _pinned(root, repository, revision)).sizes
+            files = {one for one in sizes if one.partition("/")[0] in names and one.endswith(".parquet")}
+            files |= {_archive(folder, name) for name in names}
+            total += sum(sizes.get(one, 0) for one in files)
+    return total
+
+
+def _archive(folder: str, name: str) -> str:
+    """The file of a repository that has the images of an evaluation dataset or a training subset."""
+    return "images.zip" if folder == EVAL else f"images_zip/{name}.zip"
+
+
 def _pinned(root: Path, repository: str, revision: str) -> str:
     """The commit noted for this repository and revision, if there is one, so that data never change underfoot."""
     noted = read_note(root / SOURCES).get(repository, {})
@@ -225,8 +251,7 @@ def _bring_mmeb(root: Path, folder: str, hub: HubFolder, wanted: Wanted, missing
     for key, some in take_inventory(root, wanted).missing.items():
         if not key.startswith(f"{folder}/"):
             continue
-        archive = "images.zip" if folder == EVAL else f"images_zip/{key.partition('/')[2]}.zip"
-        archives.setdefault(archive, []).extend(some)
+        archives.setdefault(_archive(folder, key.partition("/")[2]), []).extend(some)
     absent = [name for name in archives if name not in hub.sizes]
     if absent:
         raise ValueError(f"{hub.repository} at {hub.commit} has no {absent[0]}: check the revision")

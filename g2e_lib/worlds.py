@@ -13,13 +13,15 @@ import pyarrow.parquet as pq
 
 from g2e_lib import config, download
 from g2e_lib.config import fingerprint
-from g2e_lib.data import SKIPPED, EvalRow, dataset_of, read_mmeb_eval
+from g2e_lib.data import SKIPPED, EvalRow, dataset_of, read_mmeb_eval, skipped_images
 from g2e_lib.download import Wanted
 from g2e_lib.fetch import read_note
 from g2e_lib.glyphworld import benchmark
 from g2e_lib.report import reference
 from g2e_lib.store import write_json
+from g2e_lib.sugarcrepe import CrepeRow
 
+CrepeSets = dict[str, dict[str, list[CrepeRow]]]  # by set and subset
 World = Literal["glyphworld", "mmeb"]
 Policy = Literal["stop", "skip"]
 SHOWN = 5  # faults named in a message; the file beside the data has them all
@@ -145,6 +147,32 @@ class MmebBenchmark:
     def identity(self) -> str:
         """What the data are called in provenance: their commits, and what is left out of them."""
         return fingerprint([read_note(self.root / download.SOURCES), self._lists()])
+
+    def crepe(self, limit: int = 0) -> tuple[CrepeSets, str]:
+        """SugarCrepe and SugarCrepe++, and what they are called in provenance.
+
+        Args:
+            limit: at most this many rows of each subset, the first ones; 0 means all.
+
+        Returns:
+            Rows by set ("sugarcrepe", "sugarcrepe_pp") and subset, without those whose images are skipped; a digest.
+
+        Raises:
+            ValueError: the files are not on the disk.
+        """
+        skipped, sets = skipped_images(self.root) or frozenset(), {}
+        for folder, names, read in download.CREPES:
+            sets[folder] = {}
+            for name in names:
+                rows = read(self.root / folder, name, self.root / download.COCO_FOLDER)
+                sets[folder][name] = [row for row in rows if row.image not in skipped][: limit or None]
+        facts = {
+            folder: {
+                name: [[row.image.name, *row.captions, row.negative] for row in rows] for name, rows in one.items()
+            }
+            for folder, one in sets.items()
+        }
+        return sets, fingerprint(facts)
 
     def _lists(self) -> dict[str, list[str]]:
         paths = {place: self.root / place / SKIPPED for place in (".", download.EVAL_IMAGES)}

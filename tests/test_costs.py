@@ -2,8 +2,13 @@ import builtins
 
 import pytest
 
-from g2e_lib import costs, run
+from g2e_lib import costs, download, run
 from g2e_lib.config import load_profile
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 def settings(profile, *changes, only=None):
@@ -59,3 +64,18 @@ def test_the_papers_settings_stand_in_the_profiles():
         training = load_profile(name)["03_training"]
         assert training["pairs_per_step"] == 16 * 16 * 8
         assert (training["steps"], training["learning_rate"], training["warmup_steps"]) == (1500, 5e-5, 100)
+
+
+def test_the_size_of_the_data_is_the_hubs_word(hub, hub_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(costs, "DATA", tmp_path)
+    few = [("datasets", "[CIRR, MSCOCO_i2t]"), ("subsets", "[ImageNet_1K]")]
+    (cost,) = costs.estimate(settings("qwen2-vl-2b", *few, only="00"))
+    repositories = [hub_folder / "datasets" / name for name in (download.MMEB_EVAL, download.MMEB_TRAIN)]
+    files = [*repositories[0].glob("CIRR/*"), *repositories[0].glob("MSCOCO_i2t/*"), repositories[0] / "images.zip"]
+    files += [*repositories[1].glob("ImageNet_1K/*"), repositories[1] / "images_zip" / "ImageNet_1K.zip"]
+    assert cost.disk == pytest.approx(2 * sum(file.stat().st_size for file in files) / 1e9)
+
+
+def test_offline_the_size_is_unknown():
+    assert "unknown" in costs.describe(costs.estimate(settings("qwen2-vl-2b", only="00")))

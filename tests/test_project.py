@@ -42,7 +42,8 @@ DRAWING = ["report", "pictures", *REPORTS, "claims", "catalogue", "html_report",
 
 
 @pytest.mark.parametrize(
-    "module", ["config", "prompts", "provenance", "store", "run", "data", "saha", "train_config", *DRAWING]
+    "module",
+    [*("config", "prompts", "provenance", "store", "run", "data", "saha", "train_config", "fetch", "costs"), *DRAWING],
 )
 def test_imports_without_torch(module):
     code = f"import sys, g2e_lib.{module}; assert 'torch' not in sys.modules, 'torch'"
@@ -64,6 +65,7 @@ def test_imports_go_one_way():
         "embedder",
         "evaluate",
         "report",
+        *("fetch", "download", "costs", "parallel", "publish"),
     }
     for module in core:
         assert not any(name.startswith("glyphworld") for name in graph[module]), module

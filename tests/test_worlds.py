@@ -132,3 +132,21 @@ def test_what_was_not_asked_for(data):
     captionless = MmebBenchmark(Wanted(datasets=("CIRR",)))
     with pytest.raises(ValueError, match="image-caption pairs are needed: add MSCOCO_i2t"):
         captionless.captions  # noqa: B018
+
+
+def test_sugarcrepe(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "DATA", tmp_path / "mmeb")
+    wanted = Wanted(("MSCOCO_i2t",), has_training=False)
+    bench, _ = prepare_benchmark("mmeb", SMALL, wanted)
+    sets, identity = bench.crepe()
+    assert {name: len(one) for name, one in sets.items()} == {"sugarcrepe": 7, "sugarcrepe_pp": 5}
+    assert {len(row.captions) for rows in sets["sugarcrepe_pp"].values() for row in rows} == {2}
+    assert all(row.image.is_file() for one in sets.values() for rows in one.values() for row in rows)
+    few, other = bench.crepe(2)
+    assert [len(rows) for rows in few["sugarcrepe"].values()] == [2] * 7
+    assert bench.crepe()[1] == identity != other
+    broken = sets["sugarcrepe"]["swap_obj"][0].image
+    broken.write_bytes(b"<html>")
+    prepare_benchmark("mmeb", SMALL, wanted, "skip", is_fresh=True)
+    rows = bench.crepe()[0]["sugarcrepe"]["swap_obj"]
+    assert [row.image for row in rows] == [row.image for row in sets["sugarcrepe"]["swap_obj"][1:]]
