@@ -48,8 +48,9 @@ class Entry:
     @property
     def caption(self) -> str:
         """One sentence on what is shown."""
-        make = self.make.func if isinstance(self.make, partial) else self.make
-        return (inspect.getdoc(make) or "").partition("\n")[0]
+        made_of = self.make.keywords.values() if isinstance(self.make, partial) else ()
+        line = (inspect.getdoc(self.make.func if made_of else self.make) or "").partition("\n")[0]
+        return f"{line.rstrip('.')} ({', '.join(made_of)})." if made_of else line
 
 
 _Z, _T, _M, _S = zero_shot_report, training_report, mining_report, setup_report
@@ -118,6 +119,10 @@ FIGURES: dict[str, Entry] = {
     "unime_negatives": Entry(_U.negatives_figure, ("unime",)),
     "unime_next_words": Entry(_U.stages_words_figure, ("unime",)),
     "unime_ablations": Entry(_T.ablation_panel_figure, ("unime_ablations",)),
+    **{
+        f"ablation_{question}": Entry(partial(_T.ablation_figure, question=question), ("unime_ablations",))
+        for question in _T.UNIME_QUESTIONS
+    },
     **{name: Entry(partial(_C.crepe_figure, **which), ("sugarcrepe",)) for name, which in _CREPE.items()},
     "sugarcrepe_gallery": Entry(_C.crepe_gallery_figure, ("sugarcrepe",)),
     "glyphworld_objects": Entry(_S.objects_figure, ("gallery",)),

@@ -189,6 +189,7 @@ def looks_numeric(cells: pd.Series) -> bool:
 
 
 TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
+TEX |= {"→": r"$\rightarrow$"}
 TEX |= {character: f"\\{character}" for character in "&%$#_{}"} | {"<": r"\textless{}", ">": r"\textgreater{}"}
 
 
