@@ -1,5 +1,6 @@
 """Compare ways of training: mine, train, evaluate, each once, at equal steps and pairs a step."""
 
+import inspect
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -26,6 +27,8 @@ from g2e_lib.train_config import TrainConfig
 TRAIN_CODE = ("data.py", "embedder.py", "encoder.py", "gradcache.py", "mining.py", "processor.py", "prompts.py")
 TRAIN_CODE += ("qwen2vl.py", "saha.py", "teacher.py", "train.py", "train_config.py", "unime.py")
 TEST_CODE = ("checkpoint.py", "data.py", "embedder.py", "evaluate.py", "processor.py", "prompts.py", "qwen2vl.py")
+# How the embedder shows items where nothing else is said.
+SHOWN = {name: inspect.signature(Embedder).parameters[name].default for name in ("images", "max_length")}
 LIBRARIES = ("torch", "transformers", "peft", "accelerate")
 
 
@@ -78,6 +81,7 @@ class Laboratory:
         cache: folder for runs, clusters and results.
         common: settings of TrainConfig shared by all arms.
         is_fresh: run again what was run before this object was made.
+        embedding: settings of the embedder that mines and is evaluated: `images`, `max_length`, `tokens_per_batch`.
     """
 
     def __init__(
@@ -89,7 +93,9 @@ class Laboratory:
         cache: Path,
         common: Mapping[str, Any],
         is_fresh: bool = False,
+        embedding: Mapping[str, Any] | None = None,
     ) -> None:
+        self.embedding = SHOWN | dict(embedding or {})
         self.data, self.names, self.rows, self.facts, self.cache = data, tuple(subsets), rows, facts, cache
         self.labelled = labelled_subsets(subsets)
         self.common, self.is_fresh = dict(common), is_fresh
@@ -108,7 +114,7 @@ class Laboratory:
 
     def subsets(self, config: TrainConfig) -> tuple[list[Subset], str]:
         """What a run trains on, and its digest."""
-        key = config.data, config.subsets, config.images, config.split, config.fraction
+        key = config.data, config.subsets, config.images, config.split, config.fraction, config.limit
         if key not in self._subsets:
             subsets = load_subsets(Path(config.data), *key[1:])
             self._subsets[key] = subsets, data_digest(subsets)
@@ -121,7 +127,12 @@ class Laboratory:
             `right` (answers as a string of 0 and 1 by dataset), `log` (records of training) and `seconds` of training.
         """
         key = {"trained": self._key(arm, seed), "tested on": self.tested, "code": code_fingerprint(TEST_CODE)}
-        return self.results.json({**key, "prompt": arm.prompt}, lambda: self._run(arm, seed))
+        key |= {"prompt": arm.prompt, "embedding": self._shown()}
+        return self.results.json(key, lambda: self._run(arm, seed))
+
+    def _shown(self) -> dict[str, Any]:
+        """The settings of embedding that change results."""
+        return {name: value for name, value in self.embedding.items() if name != "tokens_per_batch"}
 
     def _run(self, arm: Arm, seed: int) -> dict[str, Any]:
         folder = self.train(arm, seed).parent
@@ -149,7 +160,7 @@ class Laboratory:
         return {
             "settings": described | {"model": self.weights},
             "device and dtype": self.device_and_dtype(),
-            "miner": [asdict(miner), sorted(self.labelled)] if miner else None,
+            "miner": [asdict(miner), sorted(self.labelled), self._shown()] if miner else None,
             "teacher": teacher_identity(teacher_folder(arm.sentences.teacher)) if arm.sentences else None,
             "start": self._key(arm.start, seed) if arm.start else None,
             "pairs": self.subsets(config)[1],
@@ -187,13 +198,15 @@ class Laboratory:
         """
         adapter = self.train(arm, seed) if arm else None
         dtype = self.common.get("dtype", "auto")
-        return Embedder.from_pretrained(self.model, prompt=prompt or arm.prompt, adapter=adapter, dtype=dtype)
+        settings = {"prompt": prompt or arm.prompt, "dtype": dtype, **self.embedding}
+        return Embedder.from_pretrained(self.model, adapter=adapter, **settings)
 
     def _clusters(self, config: TrainConfig, miner: Miner) -> Path:
         """A file of clusters mined with the base model under the arm's prompt."""
         subsets, _ = self.subsets(config)
         embedder = self.embedder(None, prompt=config.prompt)
-        mined = {s.name: mine_subset(embedder, s, miner, s.name in self.labelled, self.embeddings) for s in subsets}
+        labelled, on = self.labelled, embedder.device.type
+        mined = {s.name: mine_subset(embedder, s, miner, s.name in labelled, self.embeddings, on) for s in subsets}
         path = self.cache / "clusters" / f"{fingerprint([one['clusters'] for one in mined.values()])}.json"
         save_clusters(path, {name: one["clusters"] for name, one in mined.items()}, subsets, miner, embedder)
         return path

@@ -96,21 +96,33 @@ def parse_parameters(pairs: Sequence[Sequence[str]], notebooks: Sequence[Path]) 
     return chosen
 
 
-def select_notebooks(first: str | None, only: str | None) -> list[Path]:
+def notebooks_of(profile: str) -> list[Path]:
+    """The notebooks that a profile names, in order.
+
+    Raises:
+        ValueError: there is no such profile.
+    """
+    named = config.load_profile(profile)
+    return [path for path in notebook_paths() if path.stem in named]
+
+
+def select_notebooks(first: str | None, only: str | None, profile: str = "mini") -> list[Path]:
     """The notebooks to run.
 
     Args:
         first: number to start from, such as "01".
         only: number of the only one to run.
+        profile: one that names the notebooks.
 
     Raises:
-        UsageError: there is no such number.
+        UsageError: the profile has no such number.
+        ValueError: there is no such profile.
     """
-    paths = notebook_paths()
+    paths = notebooks_of(profile)
     numbers = [path.name[:2] for path in paths]
     for number in (first, only):
         if number is not None and number.zfill(2) not in numbers:
-            raise UsageError(f"there is no notebook {number}: choose one of {', '.join(numbers)}")
+            raise UsageError(f"profile {profile} has no notebook {number}: choose one of {', '.join(numbers)}")
     if only is not None:
         return [paths[numbers.index(only.zfill(2))]]
     return paths[numbers.index(first.zfill(2)) :] if first is not None else paths
@@ -174,7 +186,7 @@ def run(profile: str, notebooks: Sequence[Path], overrides: dict[str, dict[str, 
     shutil.rmtree(staging, ignore_errors=True)
     places = {config.RESULTS / profile: staging / "results", config.FIGURES / profile: staging / "figures"}
     for place, staged in places.items():
-        if place.is_dir() and len(notebooks) < len(notebook_paths()):
+        if place.is_dir() and len(notebooks) < len(notebooks_of(profile)):
             shutil.copytree(place, staged)
         staged.mkdir(parents=True, exist_ok=True)
     os.environ[config.RESULTS_VARIABLE], os.environ[config.FIGURES_VARIABLE] = map(str, places.values())
@@ -205,7 +217,7 @@ def run(profile: str, notebooks: Sequence[Path], overrides: dict[str, dict[str, 
     for place in places:
         print(f"      {place.relative_to(config.ROOT)}/", flush=True)  # noqa: T201
     print(f"all done in {time.perf_counter() - started:.0f} s", flush=True)  # noqa: T201
-    conclude(profile, is_complete=len(notebooks) == len(notebook_paths()))
+    conclude(profile, is_complete=len(notebooks) == len(notebooks_of(profile)))
 
 
 def conclude(profile: str, is_complete: bool) -> None:
@@ -269,8 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.list:
             print(list_notebooks())  # noqa: T201
             return 0
-        notebooks = select_notebooks(options.first, options.only)
-        config.load_profile(options.profile)
+        notebooks = select_notebooks(options.first, options.only, options.profile)
         overrides = parse_parameters(options.parameters, notebooks)
         if not costs.confirm(all_settings(options.profile, notebooks, overrides)):
             return 0

@@ -30,6 +30,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from g2e_lib.checkpoint import checkpoint_fingerprint
 from g2e_lib.config import fingerprint
@@ -98,13 +99,16 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
         self.config, self.accelerator = config, accelerator
-        subsets = load_subsets(Path(config.data), config.subsets, config.images, config.split, config.fraction)
+        subsets = load_subsets(
+            Path(config.data), config.subsets, config.images, config.split, config.fraction, config.limit
+        )
         self.embedder = Embedder.from_pretrained(
             config.model,
             prompt=config.prompt,
             device=str(accelerator.device),
             dtype=config.dtype,
             max_length=config.max_length,
+            images=config.image_rule,
         )
         if config.max_pixels:
             self.embedder.processor.image_processor.size["longest_edge"] = config.max_pixels
@@ -246,14 +250,18 @@ def check_image_fits(embedder: Embedder) -> None:
     Raises:
         ValueError: names the two settings that conflict.
     """
-    processor = embedder.processor.image_processor
-    visual = processor.size["longest_edge"] // (processor.patch_size * processor.merge_size) ** 2
+    processor, (shortest, longest) = embedder.processor.image_processor, embedder.pixel_bounds
+    unit = processor.patch_size * processor.merge_size  # pixels along a side of a visual token
+    side = embedder.images.square or embedder.images.max_side
+    height, width = smart_resize(side, side, unit, shortest, longest) if side else (longest // unit, unit)
+    visual = height * width // unit**2
     text = render(embedder.prompt, "query", "", has_image=True).replace(VISION_BLOCK, "")
     needed = visual + 2 + len(embedder.processor.tokenizer(text, add_special_tokens=False).input_ids)
     if needed > embedder.max_length:
         raise ValueError(
-            f"max_length {embedder.max_length} and max_pixels {processor.size['longest_edge']} conflict: an image may "
-            f"take {visual} tokens and the prompt {needed - visual}: raise max_length to {needed}, or lower max_pixels"
+            f"max_length {embedder.max_length} and max_pixels {longest} conflict: an image may take {visual} tokens "
+            f"and the prompt {needed - visual}: raise max_length to {needed}, lower max_pixels, or take another "
+            "image_rule"
         )
 
 

@@ -19,7 +19,7 @@ LIMITS = {
     "negatives": (lambda value: value in ("all", "hard", "easy", "random"), "all, hard, easy or random"),
     "num_negatives": AT_LEAST_ONE,
     "margin": (lambda value: value >= 0, "at least 0"),
-    "warmup_steps": (lambda value: value >= 0, "at least 0"),
+    **dict.fromkeys(("warmup_steps", "limit", "max_pixels"), (lambda value: value >= 0, "at least 0")),
     "fraction": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "lora_dropout": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
     "temperature": (lambda value: value > 0, "above 0"),
@@ -39,6 +39,7 @@ class TrainConfig:
         subsets: names.
         split: of each subset.
         fraction: share of each subset's pairs that is used, the first ones.
+        limit: at most this many pairs of each subset, the first ones; 0 for all.
         model: "glyphworld-base", a checkpoint folder or a hub id.
         prompt: a name in prompts.PROMPTS, for queries and targets.
         clusters: file of clusters (mining.save_clusters); "" trains on random pairs, in-batch negatives only.
@@ -67,6 +68,7 @@ class TrainConfig:
         lora_init: how peft initialises the first factor; "gaussian" or "kaiming".
         max_length: tokens; texts are cut, images never.
         max_pixels: of an image; 0 leaves the checkpoint's own limit.
+        image_rule: how images are shown, a name in processor.IMAGE_RULES.
         dtype: "float32", "bfloat16", or "auto": bfloat16 on a GPU.
         seed: of adapters' initial weights, order of clusters and dropout.
         save_every: steps between two saves of the state.
@@ -78,6 +80,7 @@ class TrainConfig:
     images: str = ""
     split: str = "original"
     fraction: float = 1.0
+    limit: int = 0
     model: str = "glyphworld-base"
     prompt: str = "hierarchical"
     clusters: str = ""
@@ -104,6 +107,7 @@ class TrainConfig:
     lora_init: str = "gaussian"
     max_length: int = 1024
     max_pixels: int = 0
+    image_rule: str = "native"
     dtype: str = "auto"
     seed: int = 0
     save_every: int = 20

@@ -22,7 +22,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(config, "ROOT", tmp_path)
     monkeypatch.setattr(config, "PROFILES", tmp_path / "notebooks" / "profiles")
     (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
-    (tmp_path / "notebooks" / "profiles" / "mini.yaml").write_text("01_second:\n  steps: 7\n")
+    (tmp_path / "notebooks" / "profiles" / "mini.yaml").write_text("00_first:\n01_second:\n  steps: 7\n")
     head = 'profile = "mini"\nis_fresh = False\n'
     write = 'import os, pathlib\npathlib.Path(os.environ["G2E_RESULTS"], "out{}.txt").write_text(str({}))'
     notebook(tmp_path / "notebooks" / "00_first.ipynb", head + "seed = 0  # number", write.format(0, "seed"))
@@ -64,7 +64,7 @@ def test_profile_and_command_line_parameters_arrive(project, capsys):
         (["-p", "steps", "1.5"], "parameter steps takes a int such as 5, not '1.5'"),
         (["--only", "00", "-p", "steps", "3"], "unknown parameter 'steps'. The notebooks to run have: 00_first: seed"),
         (["-p", "profile", "x"], "unknown parameter 'profile'"),
-        (["--only", "7"], "there is no notebook 7: choose one of 00, 01"),
+        (["--only", "7"], "profile mini has no notebook 7: choose one of 00, 01"),
         (["--profile", "maxi"], "unknown profile 'maxi': choose one of mini"),
     ],
 )

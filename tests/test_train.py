@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from PIL import Image
 from safetensors.torch import load_file
 
 from g2e_lib import train as training
@@ -187,6 +188,10 @@ def test_dora_and_vision_layers_can_be_trained(config):
     assert any("magnitude" in name for name in names)
 
 
+def wide_image():
+    return Image.new("RGB", (900, 300), "white")
+
+
 def launch(path, processes):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "g2e_lib.train", path]
@@ -312,6 +317,20 @@ def test_image_tokens_are_never_cut(config):
     check_image_fits(short)  # without the system message it fits
     with pytest.raises(ValueError, match="max_pixels 1048576 conflict"):
         train(replace(config, max_pixels=2**20, max_length=1000))
+
+
+def test_image_rules_bound_the_tokens_of_an_image(config):
+    embedder = Embedder.from_pretrained("glyphworld-base", max_length=120, images="paper_train")
+    with pytest.raises(ValueError, match="an image may take 16 tokens"):  # 448 x 448, within the checkpoint's own limit
+        check_image_fits(Embedder.from_pretrained("glyphworld-base", max_length=50, images="paper_train"))
+    check_image_fits(embedder)
+    (weight,) = {len(one.ids) for one in embedder.tokenize(embedder.inputs([{"image": wide_image()}], "target")[0])}
+    assert weight <= 120
+    trainer = Trainer(replace(config, image_rule="paper_train", limit=7), Accelerator(cpu=True))
+    assert trainer.embedder.images.square == 448
+    assert [len(subset.pairs) for subset in trainer.subsets] == [7, 7, 7]
+    with pytest.raises(ValueError, match="unknown image rule 'huge'"):
+        train(replace(config, image_rule="huge"))
 
 
 def test_out_of_memory_names_the_setting(config, monkeypatch):

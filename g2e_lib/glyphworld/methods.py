@@ -10,6 +10,22 @@ from g2e_lib.glyphworld.benchmark import TRAIN_FOLDER, training_facts
 from g2e_lib.glyphworld.sentences import PARAPHRASES, prepare_paraphrases
 from g2e_lib.glyphworld.text_teacher import open_teacher
 from g2e_lib.unime_experiments import unime_arms
+from g2e_lib.worlds import GlyphBenchmark, open_benchmark
+
+
+def embedded_root(settings: Mapping[str, Any]) -> Path:
+    """The folder of MMEB-mini that notebook 00 prepared.
+
+    Args:
+        settings: `benchmark` of metrics/setup.json.
+
+    Raises:
+        ValueError: notebook 00 prepared the papers' own data.
+    """
+    bench = open_benchmark(settings)
+    if not isinstance(bench, GlyphBenchmark):
+        raise ValueError("UniME is trained and compared in the embedded world only: use profile mini or smoke")
+    return bench.root
 
 
 def open_methods(
