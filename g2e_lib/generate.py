@@ -100,8 +100,13 @@ def _next_words(embedder: Embedder, pairs: Sequence[tuple[Item, Item]], top_k: i
 
 
 def _top_words(embedder: Embedder, probabilities: np.ndarray, top_k: int) -> list[list[Any]]:
-    top = np.argsort(-probabilities, kind="stable")[:top_k]
-    return [[embedder.processor.tokenizer.decode([i]).strip(), round(float(probabilities[i]), 4)] for i in top]
+    """The likeliest words; tokens that differ only in a space count together."""
+    words: dict[str, float] = {}
+    for token in np.argsort(-probabilities, kind="stable")[: 10 * top_k]:
+        word = embedder.processor.tokenizer.decode([token]).strip()
+        words[word] = words.get(word, 0.0) + float(probabilities[token])
+    top = sorted(words.items(), key=lambda pair: -pair[1])[:top_k]
+    return [[word, round(probability, 4)] for word, probability in top]
 
 
 def replies(embedder: Embedder, questions: Mapping[str, Embeddable]) -> list[dict[str, str]]:

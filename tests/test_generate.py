@@ -57,6 +57,9 @@ def test_comparison_of_next_words(embedder, small_build, tmp_path):
     rows, _ = benchmark.load(small_build, ["CaptionI2T"])
     pairs = image_text_pairs(rows["CaptionI2T"], 4)
     first, second = generate.compare_next_words(embedder, ["none", "system"], pairs, Store(tmp_path), top_k=3)
+    for side in (first["image"], first["text"]):
+        assert len({word for word, _ in side}) == 3  # tokens that differ in a space are one word
+        assert [p for _, p in side] == sorted((p for _, p in side), reverse=True)
     assert [first["prompt"], second["prompt"]] == ["none", "system"]
     assert len(first["image"]) == 3
     probabilities = [p for _, p in first["image"]]

@@ -20,6 +20,7 @@ CODE = (
     "config.ROOT = root; sys.exit(run.main(['--profile', 'qwen2-vl-2b', *sys.argv[2:]]))"
 )
 SMALLER = ["-p", "prompts", "[none, hierarchical, unime]", "-p", "gap_prompts", "[none, hierarchical]"]
+SMALLER += ["-p", "steps", "2", "-p", "warmup_steps", "0", "-p", "pairs_per_step", "4"]
 SMALLER += ["-p", "gap_pairs", "4", "-p", "top_k", "3", "-p", "dtype", "float32", "-p", "shown_row", "0"]
 
 
@@ -66,7 +67,7 @@ def parameters_of(number, project):
 @pytest.fixture(scope="module")
 def project(hub, tmp_path_factory):
     one = Project(tmp_path_factory.mktemp("real"), hub)
-    for number in ("00", "01", "02"):
+    for number in ("00", "01", "02", "03"):
         done = one.run("--only", number, *parameters_of(number, one), check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     return one
@@ -79,6 +80,9 @@ def test_every_dataset_and_subset_takes_part(project):
     assert zero_shot["provenance"]["settings"]["images"] == "paper_eval"
     mining = json.loads((metrics / "mining.json").read_text())
     assert len(mining["miners"]["saha"]["subsets"]) == 20
+    training = json.loads((metrics / "training.json").read_text())
+    assert training["provenance"]["settings"]["image_rule"] == "paper_train"
+    assert {len(log) for arm in training["arms"].values() for log in arm["log"]} == {2}
     assert json.loads((metrics / "setup.json").read_text())["benchmark"]["world"] == "mmeb"
 
 
