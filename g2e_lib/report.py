@@ -261,13 +261,6 @@ def seed_spread(values: Sequence[float]) -> str:
 REPRODUCED, NOT_REPRODUCED, NOT_RUN = "reproduced", "not reproduced at this scale", "not run"
 
 
-def difference_claim(statement: str, source: str, paper: str, estimate: dict[str, Any]) -> dict[str, str]:
-    """A claim that a difference is positive: reproduced if the whole interval is."""
-    verdict = REPRODUCED if estimate["low"] > 0 else NOT_REPRODUCED
-    ours = f"{interval(estimate, signed=True)} points"
-    return {"claim": statement, "source": source, "paper": paper, "ours": ours, "n": estimate["n"], "verdict": verdict}
-
-
 def flipped(estimate: dict[str, Any]) -> dict[str, Any]:
     """The same difference seen from the other side.
 

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from g2e_lib.data import Item, unique
-from g2e_lib.embedder import Embedder, open_image
+from g2e_lib.embedder import Embedder
 from g2e_lib.evaluate import encode_cached, estimate, paired_difference
-from g2e_lib.store import Store, atomic_path
+from g2e_lib.pictures import save_picture
+from g2e_lib.store import Store
 
 CAPTION_PREFIX = "Find me an image that matches the given caption: "
 # Subset -> the group the papers average it in.
@@ -283,27 +284,17 @@ def worst_rows(
     return found
 
 
-GALLERY_SIDE = 192  # pixels; enough to look at, little to keep
-
-
 def save_gallery(found: Mapping[str, Sequence[dict[str, Any]]], results: Path) -> dict[str, list[dict[str, Any]]]:
     """Keep small copies of the gallery's pictures with the results, so that it can be drawn without the data.
 
     Args:
         found: from worst_rows.
-        results: a profile's folder; pictures go to `images/sugarcrepe` in it.
+        results: a profile's folder.
 
     Returns:
         The same records, `image` being a path relative to the folder.
     """
-    kept: dict[str, list[dict[str, Any]]] = {}
-    for method, records in found.items():
-        kept[method] = []
-        for record in records:
-            image = open_image(Path(record["image"]))
-            image.thumbnail((GALLERY_SIDE, GALLERY_SIDE))
-            name = f"images/sugarcrepe/{Path(record['image']).stem}.png"
-            with atomic_path(results / name) as partial:
-                image.save(partial, format="PNG")
-            kept[method].append({**record, "image": name})
-    return kept
+    return {
+        method: [{**record, "image": save_picture(record["image"], results)} for record in records]
+        for method, records in found.items()
+    }

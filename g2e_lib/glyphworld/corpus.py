@@ -114,7 +114,7 @@ def _paper_sentences() -> frozenset[str]:
         for line in (prompt.query, prompt.target):
             lines += [line.with_image, line.text_only] if line else []
     sentences = [s for line in lines for s in line.replace(":", ".").split(".")]
-    return frozenset(s.strip().lower() for s in sentences if s.strip()) | {"summarize the above sentences in one word"}
+    return frozenset(s.strip().lower() for s in sentences if s.strip())
 
 
 PAPER_SENTENCES = _paper_sentences()
