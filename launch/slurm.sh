@@ -17,7 +17,9 @@ PROFILE=${1:?usage: sbatch launch/slurm.sh PROFILE [CONFIG.yaml]}
 CONFIG=${2:-}
 cd "${SLURM_SUBMIT_DIR:-.}"
 GPUS_PER_NODE=${SLURM_GPUS_ON_NODE:-8}
-MAIN_ADDRESS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# The whole list is read, then cut: `| head -n 1` would kill scontrol now and then, and with pipefail this script.
+HOSTS=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+MAIN_ADDRESS=${HOSTS%%$'\n'*}
 MAIN_PORT=$((10000 + SLURM_JOB_ID % 50000))
 
 # One task a machine; accelerate starts one process a GPU there.

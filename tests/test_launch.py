@@ -49,7 +49,8 @@ def test_the_slurm_script_parses_and_says_how_it_is_used():
 def test_the_slurm_script_starts_one_accelerate_a_machine(tmp_path):
     """With stand-ins for SLURM's commands that show what they were given."""
     for name, body in {
-        "scontrol": "printf 'node-a\\nnode-b\\n'",
+        # So many that a reader which stops after the first line would break the pipe.
+        "scontrol": "printf 'node-a\\n'; seq --format 'node-%.0f' 100000",
         "srun": 'shift; SLURM_NODEID=1 "$@"',
         "accelerate": 'echo "accelerate $*"',
     }.items():
