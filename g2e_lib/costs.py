@@ -20,7 +20,9 @@ VISUAL_TOKENS = {"paper_train": 256, "released_train": 256}  # others: a photo o
 PHOTO_TOKENS = 391
 TRAINING_PASSES = 4  # forward once without and once with a graph, backward twice as much as forward
 GB_PER_EMBEDDING = 2048 * 4 / 1e9
-RUNS = {"03_training": 4, "04_ablations": 20}  # trainings a seed with the notebooks' own lists
+# Trainings a seed with the notebooks' own lists: at full length, and as long as ablations are.
+RUNS = {"03_training": (4, 0), "04_ablations": (20, 0), "05_unime": (2, 9)}
+CREPE_ITEMS, CREPE_MODELS = 30_000, 5  # captions and photos of both sets; models besides the untrained one's prompts
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,17 @@ def estimate(settings: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
         pairs = pairs.clip(upper=one["limit"]) if one["limit"] else pairs
         items = round(2 * one["fraction"] * int(pairs.sum()))
         costs.append(_stage("02 mining", items, _visual(one), size, disk=items * GB_PER_EMBEDDING))
-    for stem, runs in RUNS.items():
+    for stem, (whole, short) in RUNS.items():
         if (one := settings.get(stem)) and (size := _parameters(one)):
-            items = 2 * one["steps"] * one["pairs_per_step"] * runs * one["seeds"]
-            name = stem.replace("_", " ")
+            steps = whole * one["steps"] + short * one.get("ablation_steps", 0)
+            items, name = 2 * steps * one["pairs_per_step"] * one["seeds"], stem.replace("_", " ")
             costs.append(_stage(name, items, VISUAL_TOKENS["paper_train"], size, TRAINING_PASSES))
+            if "first_steps" in one:
+                items = 2 * one["first_steps"] * one["first_pairs"] * one["seeds"]
+                costs.append(_stage(f"{name}, stage 1", items, 0, size, TRAINING_PASSES))
+    if (one := settings.get("06_sugarcrepe")) and (size := _parameters(settings.get("05_unime", {}))):
+        items = CREPE_ITEMS * (len(one["prompts"]) + CREPE_MODELS)
+        costs.append(_stage("06 sugarcrepe", items, PHOTO_TOKENS, size, disk=items * GB_PER_EMBEDDING))
     return costs
 
 
@@ -89,7 +97,7 @@ def _gigabytes(setup: Mapping[str, Any]) -> float:
     """What notebook 00 would download, as the hub states it; NaN where it cannot be asked."""
     from g2e_lib import download  # only here, as torch is
 
-    names = ("datasets", "subsets", "split", "eval_revision", "train_revision")
+    names = ("datasets", "subsets", "split", "parts", "eval_revision", "train_revision")
     try:
         return download.bytes_to_bring(DATA, download.Wanted(**{name: setup[name] for name in names})) / 1e9
     except ValueError:
@@ -98,7 +106,7 @@ def _gigabytes(setup: Mapping[str, Any]) -> float:
 
 def _parameters(one: Mapping[str, Any]) -> float:
     """Parameters of the model a notebook runs; 0 for a small or unknown one."""
-    return next((count for name, count in PARAMETERS.items() if name in one["model"]), 0)
+    return next((count for name, count in PARAMETERS.items() if name in one.get("model", "")), 0)
 
 
 def _visual(parameters: Mapping[str, Any]) -> int:

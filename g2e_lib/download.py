@@ -1,4 +1,4 @@
-"""The papers' own data on disk: MMEB, SugarCrepe, SugarCrepe++ and COCO's validation images.
+"""The papers' own data on disk: MMEB, SugarCrepe(++) with COCO's images, and what UniME needs besides.
 
 `python -m g2e_lib.download` brings them, `python -m g2e_lib.download verify` opens every file. Both are steps of
 notebook 00. What is there is not asked for again, so repairing is downloading once more, and without a network
@@ -6,21 +6,23 @@ everything goes on as long as nothing is missing. Layout, as the readers want it
 
     eval/<dataset>/test-*.parquet    train/<subset>/<split>-*.parquet    sugarcrepe/*.json    sugarcrepe_pp/*.json
     eval_images/<dataset>/...        images/<subset>/...                 val2017/*.jpg        sources.json
+    nli/pair/<split>-*.parquet       urban1k/captions.json, image/*.jpg
 """
 
 import argparse
 import sys
+import zipfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from g2e_lib.config import DATA
 from g2e_lib.data import TRAIN_NAMES
-from g2e_lib.fetch import HubFolder, check_disk, fetch, is_junk, read_note, unpack, write_note
+from g2e_lib.fetch import HubFolder, check_disk, fetch, is_junk, read_note, safe_members, unpack, write_note
 from g2e_lib.processor import open_image
 from g2e_lib.report import reference
 from g2e_lib.sugarcrepe import SUGARCREPE, SUGARCREPE_PP, read_sugarcrepe, read_sugarcrepe_pp
@@ -28,11 +30,16 @@ from g2e_lib.sugarcrepe import SUGARCREPE, SUGARCREPE_PP, read_sugarcrepe, read_
 MMEB_EVAL, MMEB_TRAIN = "TIGER-Lab/MMEB-eval", "TIGER-Lab/MMEB-train"
 CREPE = "https://raw.githubusercontent.com/RAIVNLab/sugar-crepe/{revision}/data/{name}.json"
 CREPE_PP = "https://raw.githubusercontent.com/Sri-Harsha/scpp/{revision}/data/{name}.json"
+# Pairs of sentences that follow from each other (UniME's stage 1), and long captions (its retrieval).
+NLI, URBAN = "sentence-transformers/all-nli", "BeichenZhang/Urban1k"
 COCO = "http://images.cocodataset.org/zips/val2017.zip"
 EVAL, TRAIN, EVAL_IMAGES, IMAGES = "eval", "train", "eval_images", "images"
 CREPE_FOLDER, CREPE_PP_FOLDER, COCO_FOLDER = "sugarcrepe", "sugarcrepe_pp", "val2017"
 # Folder, subsets and reader of the two sets about captions.
 CREPES = ((CREPE_FOLDER, SUGARCREPE, read_sugarcrepe), (CREPE_PP_FOLDER, SUGARCREPE_PP, read_sugarcrepe_pp))
+NLI_FOLDER, URBAN_FOLDER, URBAN_CAPTIONS = "nli", "urban1k", "captions.json"
+NLI_FILES = {split: f"pair/{split}-00000-of-00001.parquet" for split in ("train", "dev")}
+PARTS = ("training", "sugarcrepe", "unime")  # besides MMEB's evaluation
 ARCHIVES, SOURCES, VERIFIED = ".archives", "sources.json", "verified.json"
 
 
@@ -44,8 +51,8 @@ class Wanted:
         datasets: evaluation datasets of MMEB; none means all 36.
         subsets: training subsets of MMEB; none means all 20.
         split: of the training subsets.
-        has_training: whether training subsets are wanted at all.
-        has_crepe: whether SugarCrepe, SugarCrepe++ and their images are wanted.
+        parts: what is wanted besides MMEB's evaluation: "training" (MMEB's), "sugarcrepe" (both sets and their
+            images), "unime" (its sentences for stage 1 and its long captions).
         eval_revision: commit, tag or branch of MMEB-eval. The commit it stands for is noted at the first download
             and kept from then on.
         train_revision: likewise of MMEB-train.
@@ -57,8 +64,7 @@ class Wanted:
     datasets: Sequence[str] = ()
     subsets: Sequence[str] = ()
     split: str = "diverse_instruction"
-    has_training: bool = True
-    has_crepe: bool = True
+    parts: Sequence[str] = PARTS
     eval_revision: str = "main"
     train_revision: str = "main"
     crepe_revision: str = "main"
@@ -69,6 +75,7 @@ class Wanted:
         for kind, names, known in (
             ("dataset", self.datasets, reference_names()),
             ("training subset", self.subsets, training_names()),
+            ("part", self.parts, PARTS),
         ):
             if unknown := [name for name in names if name not in known]:
                 raise ValueError(f"MMEB has no {kind} {unknown[0]!r}: choose among {', '.join(known)}")
@@ -81,7 +88,7 @@ class Wanted:
     @property
     def all_subsets(self) -> list[str]:
         """Names of the training subsets, as MMEB-train spells them."""
-        return list(self.subsets or training_names()) if self.has_training else []
+        return list(self.subsets or training_names()) if "training" in self.parts else []
 
 
 def reference_names(distribution: str = "") -> list[str]:
@@ -119,7 +126,9 @@ def image_names(files: Iterable[Path]) -> list[str]:
 
 @dataclass
 class Inventory:
-    """What a folder should hold and what it lacks; keys are "eval/<dataset>", "train/<subset>", "sugarcrepe/<subset>".
+    """What a folder should hold and what it lacks.
+
+    Keys are "eval/<dataset>", "train/<subset>", "sugarcrepe/<subset>", "sugarcrepe_pp/<subset>" and "urban1k".
 
     Attributes:
         images: by key the distinct images there should be, relative to the data folder.
@@ -149,13 +158,19 @@ def take_inventory(root: Path, wanted: Wanted) -> Inventory:
             found.images[f"{folder}/{name}"] = [prefix + one for one in image_names(files)]
         else:
             found.tables[f"{folder}/{name}"] = split
-    for folder, names, read in CREPES if wanted.has_crepe else ():
+    for folder, names, read in CREPES if "sugarcrepe" in wanted.parts else ():
         for name in names:
             if (root / folder / f"{name}.json").is_file():
                 rows = read(root / folder, name, Path(COCO_FOLDER))
                 found.images[f"{folder}/{name}"] = list(dict.fromkeys(row.image.as_posix() for row in rows))
             else:
                 found.files.append(f"{folder}/{name}.json")
+    if "unime" in wanted.parts:
+        files = [f"{NLI_FOLDER}/{name}" for name in NLI_FILES.values()]
+        captions = root / URBAN_FOLDER / URBAN_CAPTIONS
+        found.files += [one for one in (*files, f"{URBAN_FOLDER}/{URBAN_CAPTIONS}") if not (root / one).is_file()]
+        if captions.is_file():
+            found.images[URBAN_FOLDER] = [f"{URBAN_FOLDER}/{name}" for name in read_note(captions)]
     for key, names in found.images.items():
         if missing := [name for name in names if not (root / name).is_file()]:
             found.missing[key] = missing
@@ -183,6 +198,8 @@ def download(root: Path, wanted: Wanted) -> Inventory:
         return missing
     for name in missing.files:
         folder, _, file = name.partition("/")
+        if folder not in (CREPE_FOLDER, CREPE_PP_FOLDER):
+            continue
         url, revision = (
             (CREPE, wanted.crepe_revision) if folder == CREPE_FOLDER else (CREPE_PP, wanted.crepe_pp_revision)
         )
@@ -193,6 +210,7 @@ def download(root: Path, wanted: Wanted) -> Inventory:
     ):
         if any(key.startswith(f"{folder}/") for key in (*missing.tables, *missing.missing)):
             _bring_mmeb(root, folder, HubFolder(repository, _pinned(root, repository, revision)), wanted, missing)
+    _bring_unime(root, missing)
     missing = take_inventory(root, wanted)
     photos = [one for key, some in missing.missing.items() if key.startswith("sugarcrepe") for one in some]
     if photos:
@@ -202,7 +220,7 @@ def download(root: Path, wanted: Wanted) -> Inventory:
 
 
 def bytes_to_bring(root: Path, wanted: Wanted) -> int:
-    """The size of the files of both MMEB repositories that `download` would get, as the hub states it.
+    """The size of the hub's files that `download` would get, as the hub states it.
 
     Raises:
         ValueError: the hub cannot be asked.
@@ -218,7 +236,15 @@ def bytes_to_bring(root: Path, wanted: Wanted) -> int:
             files = {one for one in sizes if one.partition("/")[0] in names and one.endswith(".parquet")}
             files |= {_archive(folder, name) for name in names}
             total += sum(sizes.get(one, 0) for one in files)
+    for repository, folder in ((NLI, NLI_FOLDER), (URBAN, URBAN_FOLDER)):
+        if _lacks(missing, folder):
+            sizes = HubFolder(repository, _pinned(root, repository, "main")).sizes
+            total += sum(sizes.get(one, 0) for one in (NLI_FILES.values() if repository == NLI else sizes))
     return total
+
+
+def _lacks(missing: Inventory, folder: str) -> bool:
+    return folder in missing.missing or any(name.startswith(f"{folder}/") for name in missing.files)
 
 
 def _archive(folder: str, name: str) -> str:
@@ -232,11 +258,58 @@ def _pinned(root: Path, repository: str, revision: str) -> str:
     return noted["commit"] if noted.get("revision") == revision else revision
 
 
-def _bring_mmeb(root: Path, folder: str, hub: HubFolder, wanted: Wanted, missing: Inventory) -> None:
-    """Tables first, which say what images there are, then the archives of missing images."""
-    revision = wanted.eval_revision if folder == EVAL else wanted.train_revision
+def _note_source(root: Path, hub: HubFolder, revision: str) -> None:
     noted = read_note(root / SOURCES)
     write_note(root / SOURCES, noted | {hub.repository: {"revision": revision, "commit": hub.commit}})
+
+
+def _bring_unime(root: Path, missing: Inventory) -> None:
+    """Sentences as the hub has them; long captions gathered from an archive's text files into one table."""
+    if _lacks(missing, NLI_FOLDER):
+        hub = HubFolder(NLI, _pinned(root, NLI, "main"))
+        _note_source(root, hub, "main")
+        for name in NLI_FILES.values():
+            hub.get(name, root / NLI_FOLDER)
+    if _lacks(missing, URBAN_FOLDER):
+        hub = HubFolder(URBAN, _pinned(root, URBAN, "main"))
+        _note_source(root, hub, "main")
+        archives = [name for name in hub.sizes if name.endswith(".zip")]
+        if len(archives) != 1:
+            raise ValueError(f"{URBAN} at {hub.commit} has {len(archives)} zip files instead of one")
+        check_disk(root, 2 * hub.sizes[archives[0]])
+        archive = hub.get(archives[0], root / ARCHIVES / URBAN_FOLDER)
+        captions = read_captions(archive)
+        _unpack(archive, root / URBAN_FOLDER, list(captions), keeps_archive=False)
+        write_note(root / URBAN_FOLDER / URBAN_CAPTIONS, captions)
+
+
+def read_captions(archive: Path) -> dict[str, str]:
+    """The captions of an archive with files caption/NAME.txt and image/NAME.jpg, by "image/NAME.jpg".
+
+    Raises:
+        ValueError: it is damaged, not safe to open, or has no such pairs.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = safe_members(opened, archive)
+            pictures = {PurePosixPath(name).stem for name in members if PurePosixPath(name).parent.name == "image"}
+            texts = {
+                PurePosixPath(name).stem: opened.read(member).decode("utf-8").strip()
+                for name, member in members.items()
+                if PurePosixPath(name).parent.name == "caption" and name.endswith(".txt")
+            }
+    except (zipfile.BadZipFile, UnicodeDecodeError) as error:
+        raise ValueError(f"archive {archive} is damaged ({error}): delete it and download it again") from None
+    # By number where names are numbers, so that the first few are the same everywhere.
+    names = sorted(pictures & set(texts), key=lambda name: (len(name), name))
+    if not names:
+        raise ValueError(f"archive {archive} has no files caption/NAME.txt beside image/NAME.jpg: check {URBAN}")
+    return {f"image/{name}.jpg": texts[name] for name in names}
+
+
+def _bring_mmeb(root: Path, folder: str, hub: HubFolder, wanted: Wanted, missing: Inventory) -> None:
+    """Tables first, which say what images there are, then the archives of missing images."""
+    _note_source(root, hub, wanted.eval_revision if folder == EVAL else wanted.train_revision)
     for key, split in missing.tables.items():
         place, _, name = key.partition("/")
         if place != folder:
@@ -353,11 +426,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--datasets", nargs="*", default=[], help="evaluation datasets (default: all)")
     parser.add_argument("--subsets", nargs="*", default=[], help="training subsets (default: all)")
     parser.add_argument("--split", default=Wanted.split, help=f"of training subsets (default: {Wanted.split})")
-    parser.add_argument("--no-training", action="store_true", help="leave training subsets out")
-    parser.add_argument("--no-crepe", action="store_true", help="leave SugarCrepe, SugarCrepe++ and COCO out")
+    parser.add_argument(
+        "--parts", nargs="*", default=list(PARTS), help=f"besides MMEB's evaluation (default: {' '.join(PARTS)})"
+    )
     options = parser.parse_args(arguments)
     try:
-        wanted = Wanted(options.datasets, options.subsets, options.split, not options.no_training, not options.no_crepe)
+        wanted = Wanted(options.datasets, options.subsets, options.split, options.parts)
         if options.what == "verify":
             result = verify(options.root, wanted)
             faults = {key: [*one["missing"], *one["broken"].values()] for key, one in result.items()}

@@ -120,6 +120,10 @@ class Laboratory:
             self._subsets[key] = subsets, data_digest(subsets)
         return self._subsets[key]
 
+    def training_subsets(self) -> list[Subset]:
+        """The pairs that arms without settings of their own train on."""
+        return self.subsets(TrainConfig(folder="", data=str(self.data), subsets=self.names, **self.common))[0]
+
     def run(self, arm: Arm, seed: int = 0) -> dict[str, Any]:
         """Mine, train and evaluate one arm with one seed, or recall it.
 
@@ -149,7 +153,8 @@ class Laboratory:
         data, subsets = self.data, self.names
         if arm.sentences:
             data, subsets = arm.sentences.data, arm.sentences.subsets
-            settings |= {"prompt": arm.sentences.prompt, "images": "", "split": TrainConfig.split}
+            whole = {name: getattr(TrainConfig, name) for name in ("images", "split", "limit", "fraction")}
+            settings |= {"prompt": arm.sentences.prompt, **whole}
         return TrainConfig(folder="", data=str(data), subsets=subsets, **settings)
 
     def _key(self, arm: Arm, seed: int) -> dict[str, Any]:
@@ -181,7 +186,8 @@ class Laboratory:
                 files["clusters"] = str(self._clusters(config, replace(arm.miner, seed=seed)))
             if arm.sentences:
                 files["teacher"] = str(self.cache / "teachers" / f"{name}.safetensors")
-                save_teacher(Path(files["teacher"]), arm.sentences.teacher, self.subsets(config)[0], self.embeddings)
+                pairs, on = self.subsets(config)[0], default_device()
+                save_teacher(Path(files["teacher"]), arm.sentences.teacher, pairs, self.embeddings, on)
             if arm.start:
                 files["start"] = str(self.train(arm.start, seed))
             train(replace(config, **files))

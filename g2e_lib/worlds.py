@@ -4,27 +4,38 @@ Notebook 00 prepares a benchmark and writes its settings to setup.json; the othe
 """
 
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from g2e_lib import config, download
 from g2e_lib.config import fingerprint
-from g2e_lib.data import SKIPPED, EvalRow, dataset_of, read_mmeb_eval, skipped_images
+from g2e_lib.data import (
+    SKIPPED,
+    TRAIN_SCHEMA,
+    EvalRow,
+    Item,
+    dataset_of,
+    read_mmeb_eval,
+    skipped_images,
+)
 from g2e_lib.download import Wanted
 from g2e_lib.fetch import read_note
-from g2e_lib.glyphworld import benchmark
+from g2e_lib.glyphworld import benchmark, crepe, sentences
 from g2e_lib.report import reference
-from g2e_lib.store import write_json
+from g2e_lib.store import build_once, write_json
 from g2e_lib.sugarcrepe import CrepeRow
 
 CrepeSets = dict[str, dict[str, list[CrepeRow]]]  # by set and subset
 World = Literal["glyphworld", "mmeb"]
 Policy = Literal["stop", "skip"]
 SHOWN = 5  # faults named in a message; the file beside the data has them all
+PAIRS = "Sentences"  # what pairs of real sentences are called as a training subset
 MMEB_CAPTIONS = ("MSCOCO_i2t", "VisualNews_i2t")  # image-to-text datasets whose targets are captions
 
 
@@ -41,6 +52,7 @@ class GlyphBenchmark:
     root: Path
     split: str = "original"
     captions: str = "CaptionI2T"
+    retrieval_name: str = "GlyphWorld"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -58,6 +70,23 @@ class GlyphBenchmark:
     def identity(self) -> str:
         """What the data are called in provenance."""
         return benchmark.identity(self.root)
+
+    def crepe(self, limit: int = 300) -> tuple[CrepeSets, str]:
+        """SugarCrepe-mini and SugarCrepe++-mini with `limit` rows a subset; what they are called in provenance."""
+        root = crepe.prepare_crepe(config.CACHE, _endless(limit))
+        return crepe.load_crepe(root), crepe.identity(root)
+
+    def sentences(self, limit: int) -> tuple[Path, str]:
+        """Text pairs for UniME's stage 1; see sentences.prepare_paraphrases. Returns the folder and the subset."""
+        return sentences.prepare_paraphrases(config.CACHE, _endless(limit)), sentences.PARAPHRASES
+
+    def held_out_sentences(self, limit: int) -> list[tuple[str, str]]:
+        """Text pairs of validation scenes, by which a teacher is judged."""
+        return sentences.paraphrases(limit, "validation")
+
+    def retrieval(self, limit: int) -> dict[str, list[EvalRow]]:
+        """Retrieval with short and with long captions, `limit` pictures each; see sentences.prepare_retrieval."""
+        return sentences.prepare_retrieval(config.CACHE, _endless(limit))
 
 
 @dataclass(frozen=True)
@@ -174,6 +203,76 @@ class MmebBenchmark:
         }
         return sets, fingerprint(facts)
 
+    def sentences(self, limit: int = 0) -> tuple[Path, str]:
+        """Distinct pairs of sentences of which one follows from the other (AllNLI), for UniME's stage 1.
+
+        Args:
+            limit: so many, drawn at random; 0 for all.
+
+        Returns:
+            A folder in MMEB-train's format, and the name of its one subset.
+
+        Raises:
+            ValueError: the file is not on the disk.
+        """
+        pairs = self._pairs("train")
+        drawn = random.Random("sentences").sample(pairs, limit if 0 < limit < len(pairs) else len(pairs))
+        rows = [dict.fromkeys(TRAIN_SCHEMA.names, "") | {"qry": one, "pos_text": other} for one, other in drawn]
+
+        def build(partial: Path) -> None:
+            path = partial / PAIRS / "original-00000-of-00001.parquet"
+            path.parent.mkdir(parents=True)
+            pq.write_table(pa.Table.from_pylist(rows, TRAIN_SCHEMA), path)
+
+        return build_once(config.CACHE / f"sentences-{fingerprint(drawn)}", build), PAIRS
+
+    def held_out_sentences(self, limit: int = 0) -> list[tuple[str, str]]:
+        """Such pairs from the split "dev", by which a teacher is judged: the first `limit` of them, 0 for all."""
+        return self._pairs("dev")[: limit or None]
+
+    def _pairs(self, split: str) -> list[tuple[str, str]]:
+        path = self.root / download.NLI_FOLDER / download.NLI_FILES[split]
+        self._need(path, "sentences")
+        columns = pq.read_table(path, columns=["anchor", "positive"]).to_pydict()
+        pairs = dict.fromkeys(zip(columns["anchor"], columns["positive"], strict=True))
+        return [(one, other) for one, other in pairs if one != other]
+
+    def _need(self, path: Path, what: str) -> None:
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist, so there are no {what}: add 'unime' to `parts` of notebook 00")
+
+    @property
+    def retrieval_name(self) -> str:
+        """Whose captions `retrieval` has, short and long ones."""
+        return f"{self.captions.removesuffix('_i2t')} of MMEB / Urban1K"
+
+    def retrieval(self, limit: int = 0) -> dict[str, list[EvalRow]]:
+        """Retrieval with short captions (MMEB's own lists of candidates) and long ones (Urban1K, each among all).
+
+        Args:
+            limit: at most this many short and long queries of each direction, the first ones; 0 for all.
+
+        Returns:
+            Rows by name: `short_i2t`, `short_t2i` (if MMEB's dataset is there), `long_i2t`, `long_t2i`.
+
+        Raises:
+            ValueError: data are not on the disk.
+        """
+        short = {"short_i2t": self.captions, "short_t2i": self.captions.replace("_i2t", "_t2i")}
+        loaded, _ = self.load([name for name in short.values() if name in self.wanted.all_datasets], limit)
+        rows = {task: loaded[name] for task, name in short.items() if name in loaded}
+        folder, skipped = self.root / download.URBAN_FOLDER, skipped_images(self.root) or frozenset()
+        self._need(folder / download.URBAN_CAPTIONS, "long captions")
+        texts = {folder / name: text for name, text in read_note(folder / download.URBAN_CAPTIONS).items()}
+        # By number: "2.jpg" before "10.jpg".
+        paths = sorted(set(texts) - skipped, key=lambda path: (len(path.name), path.name))[: limit or None]
+        images, captions = [Item("", path) for path in paths], [Item(texts[path]) for path in paths]
+        for task, queries, targets in (("long_i2t", images, captions), ("long_t2i", captions, images)):
+            rows[task] = [
+                EvalRow(query, (targets[i], *targets[:i], *targets[i + 1 :])) for i, query in enumerate(queries)
+            ]
+        return rows
+
     def _lists(self) -> dict[str, list[str]]:
         paths = {place: self.root / place / SKIPPED for place in (".", download.EVAL_IMAGES)}
         return {place: json.loads(path.read_text("utf-8")) for place, path in paths.items() if path.exists()}
@@ -190,6 +289,12 @@ class MmebBenchmark:
 
 
 Benchmark = GlyphBenchmark | MmebBenchmark
+
+
+def _endless(count: int) -> int:
+    if count < 1:
+        raise ValueError(f"GlyphWorld has scenes without end, so {count} of them cannot be all: give a number above 0")
+    return count
 
 
 def _published(dataset: str) -> dict[str, Any]:

@@ -74,11 +74,12 @@ def shared_tokenizer():
 @pytest.fixture(scope="session")
 def hub_folder(tmp_path_factory):
     """The papers' data sets in their published form, a few rows each, as a hub and other hosts would serve them."""
-    from standin import build_crepe, build_mmeb
+    from standin import build_crepe, build_mmeb, build_unime
 
     folder = tmp_path_factory.mktemp("hub")
     build_mmeb(folder, sorted((SHARED / "coco_val2017").glob("*.jpg")) if SHARED.is_dir() else [])
     build_crepe(folder)
+    build_unime(folder)
     return folder
 
 

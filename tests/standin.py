@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import random
+import shutil
 import urllib.parse
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,12 +16,20 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerFast,
+    Qwen2Tokenizer,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
 
 from g2e_lib import config
 from g2e_lib.data import EVAL_SCHEMA, IMAGE_PLACEHOLDER, TRAIN_NAMES, TRAIN_SCHEMA
-from g2e_lib.download import COCO, CREPE, CREPE_PP, MMEB_EVAL, MMEB_TRAIN
-from g2e_lib.glyphworld.language import short_caption
+from g2e_lib.download import COCO, CREPE, CREPE_PP, MMEB_EVAL, MMEB_TRAIN, NLI, NLI_FILES, URBAN
+from g2e_lib.glyphworld.language import long_caption, short_caption
 from g2e_lib.glyphworld.render import render
 from g2e_lib.glyphworld.scenes import sample_scene
 from g2e_lib.sugarcrepe import SUGARCREPE, SUGARCREPE_PP
@@ -180,6 +189,40 @@ def build_crepe(mirror: Path, photos: int = 5) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(rows if is_list else {str(i): row for i, row in enumerate(rows)}))
     write_zip(mirror / COCO.partition("://")[2], {f"val2017/{name}": one[0] for name, one in drawn.items()})
+
+
+def build_unime(hub: Path, sentences: int = 24, pictures: int = 5) -> None:
+    """What UniME needs: pairs of sentences, and pictures with long captions in an archive."""
+    rng = random.Random("stand-in sentences")
+    for name in NLI_FILES.values():
+        scenes = [sample_scene(rng, "train") for _ in range(sentences)]
+        rows = [{"anchor": long_caption(scene, rng)[0], "positive": short_caption(scene, rng)[0]} for scene in scenes]
+        rows += rows[:2] + [{"anchor": "the same", "positive": "the same"}]  # to be left out
+        write_table(
+            hub / "datasets" / NLI / name, rows, pa.schema([("anchor", pa.string()), ("positive", pa.string())])
+        )
+    files = {}
+    for number in range(1, pictures + 1):
+        scene, file = sample_scene(rng, "train"), io.BytesIO()
+        render(scene, number).save(file, "JPEG", quality=90)
+        files[f"Urban1k/image/{number}.jpg"] = file.getvalue()
+        files[f"Urban1k/caption/{number}.txt"] = f"{long_caption(scene, rng)[0]}\n".encode()
+    write_zip(hub / "datasets" / URBAN / "Urban1k.zip", files)
+
+
+def build_teacher(folder: Path) -> None:
+    """A tiny random sentence-transformers model, with the embedded model's words."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Normalize, Pooling, Transformer
+
+    words = config.EMBEDDED_MODELS["glyphworld-base"] / "tokenizer.json"
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(words), pad_token="<|endoftext|>")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder / "bare")
+    tokenizer.save_pretrained(folder / "bare")
+    modules = [Transformer(str(folder / "bare")), Pooling(16, "mean"), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder), create_model_card=False)
+    shutil.rmtree(folder / "bare")
 
 
 # --- the server ----------------------------------------------------------------------------------------------------

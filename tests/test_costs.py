@@ -42,6 +42,14 @@ def test_more_costs_more():
     assert stages == ["da", "01"]
 
 
+def test_unimes_notebooks():
+    stages = {one.stage: one for one in costs.estimate(settings("qwen2-vl-2b")) if one.stage[:2] in ("05", "06")}
+    assert stages["05 unime"].items == 2 * 2048 * (2 * 1500 + 9 * 300)
+    assert stages["05 unime, stage 1"].items == 2 * 711 * 768
+    assert stages["05 unime, stage 1"].tokens == stages["05 unime, stage 1"].items * costs.TEXT_TOKENS
+    assert stages["06 sugarcrepe"].items == 30_000 * (7 + 5)
+
+
 def test_the_question(monkeypatch, capsys):
     chosen, answers = settings("qwen2-vl-2b"), iter(["y", "", "no"])
     monkeypatch.setattr(builtins, "input", lambda _: next(answers))
@@ -70,11 +78,16 @@ def test_the_size_of_the_data_is_the_hubs_word(hub, hub_folder, tmp_path, monkey
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr(costs, "DATA", tmp_path)
     few = [("datasets", "[CIRR, MSCOCO_i2t]"), ("subsets", "[ImageNet_1K]")]
+    (whole,) = costs.estimate(settings("qwen2-vl-2b", *few, only="00"))
+    few.append(("parts", "[training]"))
     (cost,) = costs.estimate(settings("qwen2-vl-2b", *few, only="00"))
     repositories = [hub_folder / "datasets" / name for name in (download.MMEB_EVAL, download.MMEB_TRAIN)]
     files = [*repositories[0].glob("CIRR/*"), *repositories[0].glob("MSCOCO_i2t/*"), repositories[0] / "images.zip"]
     files += [*repositories[1].glob("ImageNet_1K/*"), repositories[1] / "images_zip" / "ImageNet_1K.zip"]
     assert cost.disk == pytest.approx(2 * sum(file.stat().st_size for file in files) / 1e9)
+    unime = [hub_folder / "datasets" / download.NLI / name for name in download.NLI_FILES.values()]
+    unime += (hub_folder / "datasets" / download.URBAN).glob("*.zip")
+    assert whole.disk - cost.disk == pytest.approx(2 * sum(file.stat().st_size for file in unime) / 1e9)
 
 
 def test_offline_the_size_is_unknown():

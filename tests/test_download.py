@@ -12,7 +12,7 @@ from g2e_lib import download, fetch
 from g2e_lib.data import read_mmeb_eval, read_mmeb_train
 from g2e_lib.download import MMEB_EVAL, Wanted, repair, take_inventory, verify
 
-FEW = Wanted(datasets=("ImageNet-1K", "CIRR"), subsets=("ImageNet_1K", "CIRR"), has_crepe=False)
+FEW = Wanted(datasets=("ImageNet-1K", "CIRR"), subsets=("ImageNet_1K", "CIRR"), parts=("training",))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_everything_arrives_and_is_read_by_mmebs_reader(complete):
     assert len(pairs) == 12
     assert all(pair.query.image.is_file() for pair in pairs)
     found = verify(complete, Wanted())
-    assert len(found) == 36 + 20 + 7 + 5
+    assert len(found) == 36 + 20 + 7 + 5 + 1
     assert not any(one["missing"] or one["broken"] for one in found.values())
     assert not [path for path in complete.rglob("._*")]
     assert not list(complete.rglob("*.zip"))  # extracted and deleted
@@ -63,7 +63,7 @@ def test_offline_and_missing(tmp_path, hub, monkeypatch):
     with pytest.raises(ValueError, match="files of TIGER-Lab/MMEB-eval are missing and the network is switched off"):
         download.download(tmp_path, FEW)
     with pytest.raises(ValueError, match=r"replace_obj.json is missing and the network is switched off: unset"):
-        download.download(tmp_path, Wanted(("CIRR",), has_training=False))
+        download.download(tmp_path, Wanted(("CIRR",), parts=("sugarcrepe",)))
 
 
 def test_repair_brings_only_what_is_missing_or_broken(complete, hub, tmp_path):
@@ -92,7 +92,7 @@ def test_images_that_no_archive_has_are_listed(complete, hub, tmp_path, monkeypa
     path = take_inventory(root, FEW).images["eval/CIRR"][0]
     (root / path).unlink()
     monkeypatch.setattr(download, "unpack", lambda *_: 0)
-    arguments = ["--root", str(root), "--datasets", "CIRR", "--no-training", "--no-crepe"]
+    arguments = ["--root", str(root), "--datasets", "CIRR", "--parts"]
     assert download.main(["verify", *arguments]) == 1
     assert download.main(["download", *arguments]) == 1
     assert f"eval/CIRR: {path}\n1 images are missing or broken" in capsys.readouterr().out

@@ -10,9 +10,9 @@ from g2e_lib.data import SKIPPED
 from g2e_lib.download import Wanted
 from g2e_lib.glyphworld import benchmark
 from g2e_lib.mining import labelled_subsets, load_subsets
-from g2e_lib.worlds import MmebBenchmark, open_benchmark, prepare_benchmark
+from g2e_lib.worlds import GlyphBenchmark, MmebBenchmark, open_benchmark, prepare_benchmark
 
-FEW = Wanted(datasets=("ImageNet-1K", "CIRR", "MSCOCO_i2t"), subsets=("ImageNet_1K", "CIRR"), has_crepe=False)
+FEW = Wanted(datasets=("ImageNet-1K", "CIRR", "MSCOCO_i2t"), subsets=("ImageNet_1K", "CIRR"), parts=("training",))
 SMALL = benchmark.Size(queries=12, pairs=30, candidates=10, families=20)
 
 
@@ -136,7 +136,7 @@ def test_what_was_not_asked_for(data):
 
 def test_sugarcrepe(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(config, "DATA", tmp_path / "mmeb")
-    wanted = Wanted(("MSCOCO_i2t",), has_training=False)
+    wanted = Wanted(("MSCOCO_i2t",), parts=("sugarcrepe",))
     bench, _ = prepare_benchmark("mmeb", SMALL, wanted)
     sets, identity = bench.crepe()
     assert {name: len(one) for name, one in sets.items()} == {"sugarcrepe": 7, "sugarcrepe_pp": 5}
@@ -150,3 +150,61 @@ def test_sugarcrepe(hub, tmp_path, monkeypatch):
     prepare_benchmark("mmeb", SMALL, wanted, "skip", is_fresh=True)
     rows = bench.crepe()[0]["sugarcrepe"]["swap_obj"]
     assert [row.image for row in rows] == [row.image for row in sets["sugarcrepe"]["swap_obj"][1:]]
+
+
+def test_what_unime_needs(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "DATA", tmp_path / "mmeb")
+    monkeypatch.setattr(config, "CACHE", tmp_path / "cache")
+    wanted = Wanted(("MSCOCO_i2t", "MSCOCO_t2i"), parts=("unime",))
+    bench, status = prepare_benchmark("mmeb", SMALL, wanted)
+    folder, name = bench.sentences()
+    (subset,) = load_subsets(folder, [name])
+    assert len(subset.pairs) == 24  # two repetitions and one pair of identical sentences are left out
+    few, _ = bench.sentences(5)
+    drawn = load_subsets(few, [name])[0].pairs
+    assert set(drawn) < set(subset.pairs)
+    assert len(drawn) == 5
+    assert bench.sentences(5)[0] == few
+    held_out = bench.held_out_sentences(10)
+    assert len(set(held_out)) == 10
+    rows = bench.retrieval()
+    assert {task: len(some) for task, some in rows.items()} == {
+        "short_i2t": 4,
+        "short_t2i": 4,
+        "long_i2t": 5,
+        "long_t2i": 5,
+    }
+    images = [row.query.image.stem for row in rows["long_i2t"]]
+    assert images == ["1", "2", "3", "4", "5"]
+    for one, other in zip(rows["long_i2t"], rows["long_t2i"], strict=True):
+        assert (one.candidates[0], other.candidates[0]) == (other.query, one.query)
+        assert len(set(one.candidates)) == len(set(other.candidates)) == 5
+    assert bench.retrieval(2)["long_t2i"][1].query == rows["long_t2i"][1].query
+    assert bench.retrieval_name == "MSCOCO of MMEB / Urban1K"
+    rows["long_i2t"][2].query.image.write_bytes(b"<html>")
+    prepare_benchmark("mmeb", SMALL, wanted, "skip", is_fresh=True)
+    assert [row.query.image.stem for row in bench.retrieval()["long_i2t"]] == ["1", "2", "4", "5"]
+
+
+def test_what_is_missing_for_unime_is_named(data):
+    bench = MmebBenchmark(FEW, root=data)
+    with pytest.raises(ValueError, match="so there are no sentences: add 'unime' to `parts` of notebook 00"):
+        bench.sentences()
+    with pytest.raises(ValueError, match="so there are no long captions: add 'unime' to `parts` of notebook 00"):
+        bench.retrieval()
+    with pytest.raises(ValueError, match="MMEB has no part 'music': choose among training, sugarcrepe, unime"):
+        Wanted(parts=("music",))
+
+
+def test_the_embedded_world_gives_the_same_kinds_of_things(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "CACHE", tmp_path)
+    bench = GlyphBenchmark(SMALL, tmp_path)
+    sets, identity = bench.crepe(2)
+    assert {len(rows) for one in sets.values() for rows in one.values()} == {2}
+    assert bench.crepe(3)[1] != identity
+    folder, name = bench.sentences(4)
+    assert len(load_subsets(folder, [name])[0].pairs) == len(bench.held_out_sentences(4)) == 4
+    assert set(bench.retrieval(3)) == {"short_i2t", "short_t2i", "long_i2t", "long_t2i"}
+    for ask in (bench.crepe, bench.sentences, bench.retrieval):
+        with pytest.raises(ValueError, match="scenes without end, so 0 of them cannot be all: give a number above 0"):
+            ask(0)

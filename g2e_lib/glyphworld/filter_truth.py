@@ -1,4 +1,7 @@
-"""What UniME's filter does in truth: how many of a batch's hard negatives are right answers, with and without it."""
+"""What UniME's filter does in truth: how many of a batch's hard negatives are right answers, with and without it.
+
+On real data "in truth" means what is annotated; see annotated.py.
+"""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -8,17 +11,36 @@ from typing import Any
 import numpy as np
 import torch
 
+from g2e_lib.annotated import AnnotatedJudge
+from g2e_lib.data import unique
 from g2e_lib.embedder import Embedder
-from g2e_lib.evaluate import difference_of_ratios, estimate_ratio
+from g2e_lib.evaluate import difference_of_ratios, encode_cached, estimate_ratio
 from g2e_lib.experiments import Arm, Laboratory
-from g2e_lib.glyphworld.benchmark import TRAIN_FOLDER
 from g2e_lib.glyphworld.scenes import matches
-from g2e_lib.glyphworld.truth import Judge
-from g2e_lib.mining import Subset, embed_subset, load_subsets
+from g2e_lib.glyphworld.truth import Judge, judge_of
+from g2e_lib.mining import Subset
+from g2e_lib.prompts import Role
 from g2e_lib.store import Store
 from g2e_lib.train import number_targets
 from g2e_lib.unime import choose_negatives
 from g2e_lib.unime_experiments import margin_name
+
+Row = tuple[int, int]  # number of a subset, row in it
+
+
+def right_answers(judges: Sequence[Judge | AnnotatedJudge], batch: Sequence[Row]) -> np.ndarray:
+    """For each query of a batch which of the batch's positives are right answers to it: (B, B) bool.
+
+    GlyphWorld's truth holds across subsets; what is annotated is known within a subset only.
+    """
+
+    def is_right(query: Row, other: Row) -> bool:
+        one, another = judges[query[0]], judges[other[0]]
+        if isinstance(one, Judge) and isinstance(another, Judge):
+            return matches(one.queries[query[1]], another.targets[other[1]])
+        return query[0] == other[0] and one.is_right(query[1], other[1])
+
+    return np.array([[is_right(query, other) for other in batch] for query in batch])
 
 
 def judge_filter(
@@ -34,9 +56,9 @@ def judge_filter(
     """Draw batches as training does, choose every query's hard negatives, and judge them by the scenes.
 
     Args:
-        root: folder of the build the subsets come from.
+        root: folder of the data; what is known in truth is in root / "train".
         embedder: with its prompt, at the point of training that is asked about.
-        subsets: training subsets of MMEB-mini.
+        subsets: training subsets.
         margins: beta; the last one is what the others are compared with.
         top_k: K.
         batches: how many, and pairs in each.
@@ -49,22 +71,24 @@ def judge_filter(
         batch's right answers that the filter takes away, empty where the batches have none. Right answers identical
         to the positive are never chosen and not counted.
     """
-    judges = [Judge(root, subset.name) for subset in subsets]
+    judges = [judge_of(root, subset) for subset in subsets]
     ids = number_targets(subsets)
-    embedded = [embed_subset(embedder, subset, store) for subset in subsets]
     rows = [(i, row) for i, subset in enumerate(subsets) for row in range(len(subset.pairs))]
     rng, (count, size) = random.Random(f"filter {seed}"), batches
+    drawn = [rng.sample(rows, min(size, len(rows))) for _ in range(count)]
+    pairs = [[subsets[i].pairs[row] for i, row in batch] for batch in drawn]
+
+    def embed(role: Role) -> np.ndarray:  # only what was drawn: real subsets are large
+        items, places = unique(getattr(pair, role) for some in pairs for pair in some)
+        return encode_cached(embedder, items, role, store)[places].reshape(count, len(drawn[0]), -1)
+
     chosen: dict[float, list[list[int]]] = {margin: [] for margin in margins}
     dropped: dict[float, list[list[int]]] = {margin: [] for margin in margins}
-    for _ in range(count):
-        batch = rng.sample(rows, size)
-        queries = np.stack([embedded[i][0][row] for i, row in batch])
-        targets = np.stack([embedded[i][1][subsets[i].positive_of[row]] for i, row in batch])
+    for batch, queries, targets in zip(drawn, embed("query"), embed("target"), strict=True):
         similarity = torch.from_numpy(queries @ targets.T)
         numbers = torch.tensor([ids[subsets[i].pairs[row].target] for i, row in batch])
         is_other = (numbers[:, None] != numbers).numpy()
-        meanings = [(judges[i].queries[row], judges[i].targets[row]) for i, row in batch]
-        is_right = np.array([[matches(query, target) for _, target in meanings] for query, _ in meanings]) & is_other
+        is_right = right_answers(judges, batch) & is_other
         for margin in margins:
             is_chosen = choose_negatives(similarity, numbers, margin, top_k).numpy()
             chosen[margin] += np.stack(((is_chosen & is_right).sum(1), is_chosen.sum(1)), 1).tolist()
@@ -89,7 +113,7 @@ def judge_stages(
     batches: tuple[int, int],
 ) -> dict[str, Any]:
     """judge_filter at several moments of training, each named and given by the arm trained up to it."""
-    subsets = load_subsets(root / TRAIN_FOLDER, laboratory.names)
+    subsets = laboratory.training_subsets()
     return {
         moment: judge_filter(root, laboratory.embedder(arm), subsets, margins, top_k, batches, laboratory.embeddings)
         for moment, arm in moments.items()

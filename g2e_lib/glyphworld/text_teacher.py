@@ -112,7 +112,7 @@ def prepare_teacher(cache: Path, size: TeacherSize) -> Path:
 
 
 def open_teacher(
-    cache: Path, teacher: str, pairs: int, store: Store, judged: int = 1000
+    cache: Path, teacher: str, pairs: int, held_out: Sequence[tuple[str, str]], store: Store
 ) -> tuple[Path, dict[str, Any]]:
     """A teacher's folder and what is known about it.
 
@@ -120,8 +120,8 @@ def open_teacher(
         cache: folder of everything that can be made again.
         teacher: EMBEDDED for the one trained here, else the id or folder of a sentence-transformers model.
         pairs: paraphrases the embedded one is trained on.
+        held_out: pairs of sentences that it was not trained on, by which it is judged.
         store: keeps embeddings.
-        judged: paraphrases of validation scenes it is judged by.
 
     Returns:
         The folder, and `model`, `identity`, `recall` (see judge_teacher) and what is known of the embedded one.
@@ -129,7 +129,7 @@ def open_teacher(
     size = TeacherSize(pairs=pairs)
     is_ours = teacher == EMBEDDED
     folder = prepare_teacher(cache, size) if is_ours else teacher_folder(teacher)
-    recall = judge_teacher(folder, paraphrases(judged, "validation"), store)
+    recall = judge_teacher(folder, held_out, store)
     made = asdict(size) if is_ours else {}
     return folder, {"model": teacher, "identity": teacher_identity(folder), **made, "recall": recall}
 
@@ -139,7 +139,7 @@ def judge_teacher(folder: Path, pairs: Sequence[tuple[str, str]], store: Store) 
 
     Args:
         folder: of the teacher.
-        pairs: N pairs, of scenes it was not trained on.
+        pairs: N pairs; the other sentence is looked for among those of all.
         store: keeps its embeddings.
     """
     ones, others = (embed_sentences(folder, side, store) for side in zip(*pairs, strict=True))

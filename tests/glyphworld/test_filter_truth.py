@@ -4,7 +4,8 @@ import random
 
 import numpy as np
 
-from g2e_lib.glyphworld.filter_truth import judge_filter
+from g2e_lib.annotated import AnnotatedJudge
+from g2e_lib.glyphworld.filter_truth import judge_filter, right_answers
 from g2e_lib.glyphworld.scenes import matches
 from g2e_lib.glyphworld.truth import Judge
 from g2e_lib.mining import embed_subset, load_subsets
@@ -41,3 +42,15 @@ def test_rates_equal_a_slow_count(small_build, embedder, tmp_path):
     assert found["dropped"]["no filter"]["value"] == 0
     difference = found["rates"]["beta = 0.05"]["value"] - found["rates"]["no filter"]["value"]
     np.testing.assert_allclose(found["differences"]["beta = 0.05"]["value"], difference, atol=1e-3)
+
+
+def test_annotated_answers_are_known_within_a_subset_only(small_build):
+    subsets = load_subsets(small_build / "train", ["ObjectKind", "CaptionI2T"])
+    judges = [AnnotatedJudge(subset) for subset in subsets]
+    same = next(
+        (a, b) for b, two in enumerate(subsets[0].pairs) for a, one in enumerate(subsets[0].pairs[:b])
+        if one.target == two.target
+    )  # fmt: skip
+    batch = [(0, same[0]), (0, same[1]), (1, same[0])]
+    expected = [[True, True, False], [True, True, False], [False, False, True]]
+    assert right_answers(judges, batch).tolist() == expected
