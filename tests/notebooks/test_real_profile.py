@@ -4,24 +4,45 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
+import yaml
 from conftest import SHARED
-from standin import Hub, build_model
+from standin import Hub, build_crepe, build_mmeb, build_model, build_teacher, build_unime
 
 from g2e_lib import config
 
 pytestmark = pytest.mark.notebooks
 
-MODEL = "Qwen/Qwen2-VL-2B-Instruct"
 CODE = (
     "import sys, pathlib; from g2e_lib import config, run; root = pathlib.Path(sys.argv[1]);"
     "config.RESULTS, config.FIGURES = root / 'results', root / 'figures';"
-    "config.ROOT = root; sys.exit(run.main(['--profile', 'qwen2-vl-2b', *sys.argv[2:]]))"
+    "config.ROOT, config.PROFILES = root, root / 'profiles';"
+    "sys.exit(run.main(['--profile', 'qwen2-vl-2b', *sys.argv[2:]]))"
 )
-SMALLER = ["-p", "prompts", "[none, hierarchical, unime]", "-p", "gap_prompts", "[none, hierarchical]"]
-SMALLER += ["-p", "steps", "2", "-p", "warmup_steps", "0", "-p", "pairs_per_step", "4"]
-SMALLER += ["-p", "gap_pairs", "4", "-p", "top_k", "3", "-p", "dtype", "float32", "-p", "shown_row", "0"]
+# The profile as it is, but for sizes: of a hundred rows a subset only a few are embedded and trained on.
+TRAINING = {"dtype": "float32", "steps": 2, "warmup_steps": 0, "pairs_per_step": 4, "limit": 2, "train_limit": 8}
+SMALLER = {
+    "01_zero_shot": {
+        "dtype": "float32", "limit": 2, "gap_pairs": 4, "attention_pairs": 2,
+        "prompts": ["none", "hierarchical", "unime"], "gap_prompts": ["none", "hierarchical"],
+    },
+    "02_mining": {"dtype": "float32", "limit": 8, "top_k": 3, "shown_row": 0, "shown_top_k": 2},
+    "03_training": {**TRAINING, "top_k": 3},
+    "04_ablations": {
+        **TRAINING, "base_top_k": 3, "structure": ["SaHa", "no mining"], "top_k": [], "pool_mult": [],
+        "temperature": [0.05], "duplicates": [], "prompt": [], "lora_rank": [], "fraction": [],
+        "datasets": ["CIRR", "VOC2007"], "subsets": ["CIRR", "VOC2007"],
+    },
+    "05_unime": {
+        **TRAINING, "top_k": 3, "sentence_pairs": 16, "first_steps": 2, "first_pairs": 4, "retrieval_pairs": 4,
+        "word_pairs": 2, "gap_arms": ["SaHa"], "filter_batches": 2, "ablation_steps": 2, "ablation_limit": 1,
+        "ablate_margin": [], "ablate_num_negatives": [], "ablate_negatives": ["hard", "easy"], "ablate_stages": [],
+        "datasets": ["CIRR", "VOC2007", "MSCOCO_i2t"], "subsets": ["CIRR", "VOC2007"],
+    },
+    "06_sugarcrepe": {"prompts": ["none", "hierarchical", "unime"]},
+}  # fmt: skip
 
 
 class Project:
@@ -31,6 +52,10 @@ class Project:
         self.root = root
         self.environment = {**os.environ, **hub.environment(), "G2E_CACHE": str(root / "cache")}
         self.environment |= {"HF_HOME": str(root / "hf"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(config.ROOT)}
+        profile = config.load_profile("qwen2-vl-2b")
+        smaller = {notebook: values | SMALLER.get(notebook, {}) for notebook, values in profile.items()}
+        (root / "profiles").mkdir()
+        (root / "profiles" / "qwen2-vl-2b.yaml").write_text(yaml.safe_dump(smaller, sort_keys=False))
 
     def run(self, *arguments, check=True, **more):
         return subprocess.run(
@@ -38,58 +63,74 @@ class Project:
             capture_output=True, text=True, env=self.environment | more, cwd=self.root, check=check,
         )  # fmt: skip
 
+    def metrics(self, name):
+        return json.loads((self.root / "results" / "qwen2-vl-2b" / "metrics" / f"{name}.json").read_text())
+
     def tables(self):
         folder = self.root / "results" / "qwen2-vl-2b" / "tables"
         return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 @pytest.fixture(scope="module")
-def hub(hub_folder):
-    folder = hub_folder / "models" / MODEL
-    if not folder.is_dir():
-        folder.mkdir(parents=True)
-        released = SHARED / "qwen2_tokenizer"
-        build_model(folder, released if released.is_dir() else None)
-    one = Hub(hub_folder)
+def hub(tmp_path_factory):
+    """The papers' data with a hundred rows a subset, a tiny Qwen2-VL in its released form, and a tiny text teacher."""
+    folder = tmp_path_factory.mktemp("hub")
+    photos = sorted((SHARED / "coco_val2017").glob("*.jpg")) if SHARED.is_dir() else []
+    build_mmeb(folder, photos, queries=100, pairs=100, candidates=3)
+    build_crepe(folder)
+    build_unime(folder)
+    profile, released = config.load_profile("qwen2-vl-2b"), SHARED / "qwen2_tokenizer"
+    for make, name in ((build_model, profile["00_setup"]["model"]), (build_teacher, profile["05_unime"]["teacher"])):
+        (folder / "models" / name).mkdir(parents=True)
+        more = (released,) if make is build_model and released.is_dir() else ()
+        make(folder / "models" / name, *more)
+    one = Hub(folder)
     yield one
     one.close()
 
 
-def parameters_of(number, project):
-    """Those of SMALLER that the notebook has."""
-    from g2e_lib.run import parameter_defaults, select_notebooks
-
-    known = parameter_defaults(select_notebooks(None, number)[0])
-    pairs = zip(SMALLER[1::3], SMALLER[2::3], strict=True)
-    return [word for name, value in pairs if name in known for word in ("-p", name, value)]
-
-
 @pytest.fixture(scope="module")
 def project(hub, tmp_path_factory):
+    """The whole profile, run once."""
     one = Project(tmp_path_factory.mktemp("real"), hub)
-    for number in ("00", "01", "02", "03"):
-        done = one.run("--only", number, *parameters_of(number, one), check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+    started = time.perf_counter()
+    done = one.run(check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    one.seconds = time.perf_counter() - started
     return one
 
 
 def test_every_dataset_and_subset_takes_part(project):
-    metrics = project.root / "results" / "qwen2-vl-2b" / "metrics"
-    zero_shot = json.loads((metrics / "zero_shot.json").read_text())
+    zero_shot = project.metrics("zero_shot")
     assert len(zero_shot["datasets"]) == 36
     assert zero_shot["provenance"]["settings"]["images"] == "paper_eval"
-    mining = json.loads((metrics / "mining.json").read_text())
-    assert len(mining["miners"]["saha"]["subsets"]) == 20
-    training = json.loads((metrics / "training.json").read_text())
+    assert len(project.metrics("mining")["miners"]["saha"]["subsets"]) == 20
+    training = project.metrics("training")
     assert training["provenance"]["settings"]["image_rule"] == "paper_train"
     assert {len(log) for arm in training["arms"].values() for log in arm["log"]} == {2}
-    assert json.loads((metrics / "setup.json").read_text())["benchmark"]["world"] == "mmeb"
+    setup = project.metrics("setup")
+    assert setup["benchmark"]["world"] == "mmeb"
+    assert {one["train_pairs"] > 0 for one in setup["datasets"].values()} == {True, False}
+
+
+def test_unime_and_sugarcrepe_take_part(project):
+    unime = project.metrics("unime")
+    assert unime["teacher"]["model"] == "Qwen/Qwen3-Embedding-4B"
+    assert unime["provenance"]["settings"]["common"]["use_dora"] is True
+    assert list(unime["retrieval"]["UniME stage 1 + 2"]) == ["short_i2t", "short_t2i", "long_i2t", "long_t2i"]
+    assert "Urban1K" in (project.root / "results/qwen2-vl-2b/tables/unime_retrieval.md").read_text()
+    crepe = project.metrics("sugarcrepe")["sets"]
+    assert [len(one["SaHa"]["subsets"]) for one in (crepe["sugarcrepe"]["image"], crepe["sugarcrepe_pp"]["text"])] == [
+        7,
+        5,
+    ]
+    assert (project.root / "results" / "qwen2-vl-2b" / "claims.md").is_file()
 
 
 def test_without_a_network_nothing_changes(project, hub):
     tables, asked = project.tables(), len(hub.requests)
     for number in ("00", "02"):
-        done = project.run("--only", number, *parameters_of(number, project), check=False, HF_HUB_OFFLINE="1")
+        done = project.run("--only", number, check=False, HF_HUB_OFFLINE="1")
         assert done.returncode == 0, done.stdout + done.stderr
     assert project.tables() == tables
     assert len(hub.requests) == asked
