@@ -87,6 +87,7 @@ PATH="$(dirname "$PYTHON"):$PATH"
 export PATH JUPYTER_PREFER_ENV_PATH=1
 if [ "${1:-}" = test ]; then
     shift
-    exec "$PYTHON" -m pytest "$@"
+    # Side by side on up to four cores, a file's tests on one of them.
+    exec "$PYTHON" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
 fi
 exec "$PYTHON" -m g2e_lib.run "$@"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from g2e_lib.config import load_profile, profile_names
 from g2e_lib.report import (
     META_TASKS,
     NOT_REPRODUCED,
@@ -378,9 +379,24 @@ def claims_markdown(table: pd.DataFrame, profile: str) -> str:
     rules = "\n".join(f"- {kind}: {rule}." for kind, rule in RULES.items())
     return (
         f"# Claims of the papers, profile {profile}\n\n{tally(table)}.\n\nVerdicts are computed, by these rules:\n\n"
-        f"{rules}\n\nDifferences are paired on the same queries; brackets hold 95 % bootstrap intervals. Numbers of "
-        f"the papers are of other models and data: compare directions, not levels.\n\n{to_markdown(table)}"
+        f"{rules}\n\nDifferences are paired on the same queries; brackets hold 95 % bootstrap intervals. "
+        f"{comparability(profile)}\n\n{to_markdown(table)}"
     )
+
+
+def comparability(profile: str) -> str:
+    """What the papers' numbers may be compared with, in a sentence.
+
+    >>> comparability("mini")
+    'Numbers of the papers are of other models and data: compare directions, not levels.'
+    """
+    is_real = profile in profile_names() and (load_profile(profile).get("00_setup") or {}).get("world") == "mmeb"
+    if is_real:
+        return (
+            "Gen2Embed's numbers are of Qwen2-VL 2B and 7B on all of MMEB: compare levels only where model, rows (n) "
+            "and steps are the same. UniME's are of other models."
+        )
+    return "Numbers of the papers are of other models and data: compare directions, not levels."
 
 
 def claims_text(table: pd.DataFrame, width: int = 0) -> str:

@@ -54,6 +54,7 @@ def report_html(catalogue: Catalogue) -> str:
     return environment.get_template("report.html").render(
         profile=catalogue.profile,
         rules=claims.RULES,
+        comparability=claims.comparability(catalogue.profile),
         tally=[one.split(" ", 1) for one in claims.tally(table).split(", ")],
         claims=_shown(catalogue.claims_now(is_short=True)[CLAIM_COLUMNS]),
         all_claims=_shown(table[[*CLAIM_COLUMNS, *(name for name in table if name not in CLAIM_COLUMNS)]]),

@@ -25,7 +25,7 @@ def environment_table(environment: dict[str, Any]) -> pd.DataFrame:
 
 
 def benchmark_table(setup: Mapping[str, Any]) -> pd.DataFrame:
-    """The datasets of MMEB-mini with their sizes and the reason for IND or OOD."""
+    """The benchmark's datasets with their sizes and the reason for IND or OOD."""
     columns = {"meta_task": "meta-task", "distribution": "IND/OOD", "queries": "queries", "train_pairs": "train pairs"}
     columns |= {"fewest_candidates": "candidates (fewest)", "why": "why"}
     return pd.DataFrame([{"dataset": n, **{c: f[k] for k, c in columns.items()}} for n, f in setup["datasets"].items()])
@@ -127,7 +127,7 @@ def looks_figure(gallery: Mapping[str, Any], results: Path) -> Figure | None:
 
 
 def rows_figure(gallery: Mapping[str, Any], results: Path) -> Figure | None:
-    """Rows of MMEB-mini: the query, its right candidate, and some wrong ones."""
+    """Rows of the benchmark: the query, its right candidate, and some wrong ones."""
     return _tiles_figure(gallery.get("rows", ()), results, columns=6, height=2.05, width=24, sizes=(7.5, 6.5))
 
 

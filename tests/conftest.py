@@ -1,4 +1,9 @@
 import os
+
+# Processes that run side by side must not each take all cores; read when torch is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import numpy as np

@@ -121,7 +121,7 @@ def compare_miners(
         raise ValueError("miners must hold 'saha', which the others are compared with")
     labelled = labelled_subsets(facts)
     repeated = [s.name for s in subsets if facts[s.name]["meta_task"] in ("classification", "vqa")]
-    captions = [s.name for s in subsets if s.name.startswith("Caption")]
+    captions = [s.name for s in subsets if s.name.startswith("Caption") or s.name.endswith(("_i2t", "_t2i"))]
     others = [s.name for s in subsets if s.name not in (*repeated, *captions)]
     groups = {REPEATED: repeated, CAPTIONS: captions, "other": others, "all": [s.name for s in subsets]}
     groups = {name: members for name, members in groups.items() if members}
