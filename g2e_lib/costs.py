@@ -71,8 +71,7 @@ def estimate(settings: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
     if setup.get("world") == "mmeb":
         costs.append(Cost("data (archives, and the same unpacked)", 0, 0, 0.0, 2 * _gigabytes(setup)))
     if (one := settings.get("01_zero_shot")) and (size := _parameters(one)):
-        rows = min(one["limit"] or QUERIES, QUERIES)
-        items = len(one["datasets"] or datasets) * (rows + TARGETS) * len(one["prompts"])
+        items = _evaluated(one, datasets) * len(one["prompts"])
         costs.append(_stage("01 zero-shot", items, _visual(one), size, disk=items * GB_PER_EMBEDDING))
     if (one := settings.get("02_mining")) and (size := _parameters(one)):
         pairs = table.train_pairs[[dataset_of(name) for name in one["subsets"]] or subsets]
@@ -84,6 +83,8 @@ def estimate(settings: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
             steps = whole * one["steps"] + short * one.get("ablation_steps", 0)
             items, name = 2 * steps * one["pairs_per_step"] * one["seeds"], stem.replace("_", " ")
             costs.append(_stage(name, items, VISUAL_TOKENS["paper_train"], size, TRAINING_PASSES))
+            tested = _evaluated(one, datasets) * (whole + short) * one["seeds"]
+            costs.append(_stage(f"{name}, evaluation", tested, _visual(one), size, disk=tested * GB_PER_EMBEDDING))
             if "first_steps" in one:
                 items = 2 * one["first_steps"] * one["first_pairs"] * one["seeds"]
                 costs.append(_stage(f"{name}, stage 1", items, 0, size, TRAINING_PASSES))
@@ -91,6 +92,11 @@ def estimate(settings: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
         items = CREPE_ITEMS * (len(one["prompts"]) + CREPE_MODELS)
         costs.append(_stage("06 sugarcrepe", items, PHOTO_TOKENS, size, disk=items * GB_PER_EMBEDDING))
     return costs
+
+
+def _evaluated(one: Mapping[str, Any], datasets: list[str]) -> int:
+    """Items that are embedded to evaluate one model once."""
+    return len(one["datasets"] or datasets) * (min(one["limit"] or QUERIES, QUERIES) + TARGETS)
 
 
 def _gigabytes(setup: Mapping[str, Any]) -> float:

@@ -23,7 +23,7 @@ def test_file_digest_is_sha256_also_through_the_hub_cache(tmp_path):
 
 
 def test_unknown_profile_lists_the_known():
-    with pytest.raises(ValueError, match="unknown profile 'maxi': choose one of mini, qwen2-vl-2b, .*, smoke"):
+    with pytest.raises(ValueError, match="unknown profile 'maxi': choose one of evening, mini, qwen2-vl-2b, .*, smoke"):
         config.load_profile("maxi")
 
 

@@ -47,6 +47,7 @@ def test_unimes_notebooks():
     assert stages["05 unime"].items == 2 * 2048 * (2 * 1500 + 9 * 300)
     assert stages["05 unime, stage 1"].items == 2 * 711 * 768
     assert stages["05 unime, stage 1"].tokens == stages["05 unime, stage 1"].items * costs.TEXT_TOKENS
+    assert stages["05 unime, evaluation"].items == 36 * (1000 + costs.TARGETS) * 11
     assert stages["06 sugarcrepe"].items == 30_000 * (7 + 5)
 
 
@@ -92,3 +93,10 @@ def test_the_size_of_the_data_is_the_hubs_word(hub, hub_folder, tmp_path, monkey
 
 def test_offline_the_size_is_unknown():
     assert "unknown" in costs.describe(costs.estimate(settings("qwen2-vl-2b", only="00")))
+
+
+def test_an_evening_is_enough_for_the_profile_of_that_name():
+    """On a card whose peak is a quarter of the assumed one's, as 24 GB cards' are."""
+    hours = sum(one.gpu_hours for one in costs.estimate(settings("evening")))
+    slower = costs.PEAK_FLOPS[costs.ASSUMED_GPU] / costs.PEAK_FLOPS["3090"]
+    assert 0 < slower * hours < 10
