@@ -92,3 +92,17 @@ def hub(hub_folder, monkeypatch):
         monkeypatch.setenv(name, value)
     yield one
     one.close()
+
+
+@pytest.fixture(scope="session")
+def project_hub(hub_folder):
+    """The same server with a tiny Qwen2-VL under the released one's name, for projects (standin.Project)."""
+    from standin import MODEL, Hub, build_model
+
+    folder = hub_folder / "models" / MODEL
+    folder.mkdir(parents=True)
+    released = SHARED / "qwen2_tokenizer"
+    build_model(folder, released if released.is_dir() else None)
+    one = Hub(hub_folder)
+    yield one
+    one.close()

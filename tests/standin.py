@@ -1,9 +1,13 @@
-"""A stand-in for the hub: tiny checkpoints in the released form, and every subset of MMEB with a few rows each."""
+"""A stand-in for the hub: tiny checkpoints in the released form, every subset of MMEB with a few rows each, and a
+place to run notebooks on them."""
 
 import csv
 import io
 import json
+import os
 import random
+import subprocess
+import sys
 import urllib.parse
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -279,3 +283,47 @@ class Hub:
             request.wfile.flush()
             request.close_connection = True
             request.connection.close()
+
+
+# --- notebooks -----------------------------------------------------------------------------------------------------
+
+MODEL = "Qwen/Qwen2-VL-2B-Instruct"
+PROFILE = "qwen2-vl-2b"
+RUN = """
+import pathlib, sys
+from g2e_lib import config, run
+root = pathlib.Path(sys.argv[1])
+config.ROOT, config.RESULTS, config.FIGURES = root, root / "results", root / "figures"
+if (root / "profiles").is_dir():  # of a slice, for which what the whole would cost takes long to tell
+    config.PROFILES, run.costs.confirm = root / "profiles", lambda settings: True
+sys.exit(run.main(sys.argv[2:]))
+"""
+
+
+class Project:
+    """A place to run notebooks in, away from the world.
+
+    Args:
+        root: its folder; profiles are read from `profiles` in it, if that is there.
+        hub: has data and model.
+    """
+
+    def __init__(self, root: Path, hub: Hub) -> None:
+        self.root, self.results = root, root / "results" / PROFILE
+        self.environment = {**os.environ, **hub.environment(), "G2E_CACHE": str(root / "cache")}
+        self.environment |= {"HF_HOME": str(root / "hf"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(config.ROOT)}
+
+    def command(self, *arguments: str) -> list[str]:
+        """What run_all.sh would execute."""
+        return [sys.executable, "-c", RUN, str(self.root), "--profile", PROFILE, *arguments]
+
+    def run(self, *arguments: str, check: bool = True, **more: str) -> subprocess.CompletedProcess:
+        """Run to the end, with further variables in the environment."""
+        return subprocess.run(
+            self.command(*arguments),
+            capture_output=True, text=True, env=self.environment | more, cwd=self.root, check=check,
+        )  # fmt: skip
+
+    def tables(self) -> dict[str, bytes]:
+        """The tables' files by name."""
+        return {path.name: path.read_bytes() for path in sorted((self.results / "tables").iterdir())}

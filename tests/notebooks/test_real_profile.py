@@ -1,58 +1,15 @@
 """The profile qwen2-vl-2b against a stand-in for the hub: all subsets of MMEB, a tiny Qwen2-VL in its released form."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-from conftest import SHARED
-from standin import Hub, build_model
-
-from g2e_lib import config
+from standin import Project
 
 pytestmark = pytest.mark.notebooks
 
-MODEL = "Qwen/Qwen2-VL-2B-Instruct"
-CODE = (
-    "import sys, pathlib; from g2e_lib import config, run; root = pathlib.Path(sys.argv[1]);"
-    "config.RESULTS, config.FIGURES = root / 'results', root / 'figures';"
-    "config.ROOT = root; sys.exit(run.main(['--profile', 'qwen2-vl-2b', *sys.argv[2:]]))"
-)
 SMALLER = ["-p", "prompts", "[none, hierarchical, unime]", "-p", "gap_prompts", "[none, hierarchical]"]
 SMALLER += ["-p", "steps", "2", "-p", "warmup_steps", "0", "-p", "pairs_per_step", "4"]
 SMALLER += ["-p", "gap_pairs", "4", "-p", "top_k", "3", "-p", "dtype", "float32", "-p", "shown_row", "0"]
-
-
-class Project:
-    """A place to run notebooks in, away from the world."""
-
-    def __init__(self, root, hub):
-        self.root = root
-        self.environment = {**os.environ, **hub.environment(), "G2E_CACHE": str(root / "cache")}
-        self.environment |= {"HF_HOME": str(root / "hf"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(config.ROOT)}
-
-    def run(self, *arguments, check=True, **more):
-        return subprocess.run(
-            [sys.executable, "-c", CODE, str(self.root), *arguments],
-            capture_output=True, text=True, env=self.environment | more, cwd=self.root, check=check,
-        )  # fmt: skip
-
-    def tables(self):
-        folder = self.root / "results" / "qwen2-vl-2b" / "tables"
-        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-@pytest.fixture(scope="module")
-def hub(hub_folder):
-    folder = hub_folder / "models" / MODEL
-    if not folder.is_dir():
-        folder.mkdir(parents=True)
-        released = SHARED / "qwen2_tokenizer"
-        build_model(folder, released if released.is_dir() else None)
-    one = Hub(hub_folder)
-    yield one
-    one.close()
 
 
 def parameters_of(number, project):
@@ -65,8 +22,8 @@ def parameters_of(number, project):
 
 
 @pytest.fixture(scope="module")
-def project(hub, tmp_path_factory):
-    one = Project(tmp_path_factory.mktemp("real"), hub)
+def project(project_hub, tmp_path_factory):
+    one = Project(tmp_path_factory.mktemp("real"), project_hub)
     for number in ("00", "01", "02", "03"):
         done = one.run("--only", number, *parameters_of(number, one), check=False)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -74,7 +31,7 @@ def project(hub, tmp_path_factory):
 
 
 def test_every_dataset_and_subset_takes_part(project):
-    metrics = project.root / "results" / "qwen2-vl-2b" / "metrics"
+    metrics = project.results / "metrics"
     zero_shot = json.loads((metrics / "zero_shot.json").read_text())
     assert len(zero_shot["datasets"]) == 36
     assert zero_shot["provenance"]["settings"]["images"] == "paper_eval"
@@ -86,13 +43,13 @@ def test_every_dataset_and_subset_takes_part(project):
     assert json.loads((metrics / "setup.json").read_text())["benchmark"]["world"] == "mmeb"
 
 
-def test_without_a_network_nothing_changes(project, hub):
-    tables, asked = project.tables(), len(hub.requests)
+def test_without_a_network_nothing_changes(project, project_hub):
+    tables, asked = project.tables(), len(project_hub.requests)
     for number in ("00", "02"):
         done = project.run("--only", number, *parameters_of(number, project), check=False, HF_HUB_OFFLINE="1")
         assert done.returncode == 0, done.stdout + done.stderr
     assert project.tables() == tables
-    assert len(hub.requests) == asked
+    assert len(project_hub.requests) == asked
 
 
 def test_nothing_names_this_machine(project):
