@@ -168,6 +168,30 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
     tidy(output)
 
 
+def _aside(place: Path) -> Path:
+    """Where a folder waits while a new one takes its place."""
+    return config.ROOT / ".staging" / "aside" / place.relative_to(config.ROOT)
+
+
+def put_into_place(staged: Path, place: Path) -> None:
+    """Replace a folder of results by a new one; what a kill leaves in between, `bring_back` puts right."""
+    aside = _aside(place)
+    for folder in (aside, place):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    if place.is_dir():
+        place.rename(aside)
+    shutil.move(staged, place)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def bring_back(place: Path) -> None:
+    """Undo a replacement that was killed between its two moves: other notebooks' results would be gone."""
+    aside = _aside(place)
+    if aside.is_dir() and not place.exists():
+        aside.rename(place)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def run(profile: str, notebooks: Sequence[Path], overrides: dict[str, dict[str, Any]], is_fresh: bool = False) -> None:
     """Run notebooks in a staging folder and put their results into place only if all succeed.
 
@@ -186,6 +210,7 @@ def run(profile: str, notebooks: Sequence[Path], overrides: dict[str, dict[str, 
     shutil.rmtree(staging, ignore_errors=True)
     places = {config.RESULTS / profile: staging / "results", config.FIGURES / profile: staging / "figures"}
     for place, staged in places.items():
+        bring_back(place)
         if place.is_dir() and len(notebooks) < len(notebooks_of(profile)):
             shutil.copytree(place, staged)
         staged.mkdir(parents=True, exist_ok=True)
@@ -208,9 +233,7 @@ def run(profile: str, notebooks: Sequence[Path], overrides: dict[str, dict[str, 
         print(f"      done in {seconds:.0f} s", flush=True)  # noqa: T201
     write_json(record_path, record)
     for place, staged in places.items():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(place, ignore_errors=True)
-        shutil.move(staged, place)
+        put_into_place(staged, place)
     shutil.rmtree(staging, ignore_errors=True)
     for variable in (config.RESULTS_VARIABLE, config.FIGURES_VARIABLE):
         del os.environ[variable]  # from here on the results are where they belong

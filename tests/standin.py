@@ -1,10 +1,13 @@
-"""A stand-in for the hub: tiny checkpoints in the released form, and every subset of MMEB with a few rows each."""
+"""A stand-in for the hub: tiny models in the released form, all subsets of MMEB with a few rows each, notebooks run."""
 
 import csv
 import io
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 import urllib.parse
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +17,7 @@ from threading import Thread
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -34,6 +38,7 @@ from g2e_lib.glyphworld.render import render
 from g2e_lib.glyphworld.scenes import sample_scene
 from g2e_lib.sugarcrepe import SUGARCREPE, SUGARCREPE_PP
 
+PROFILE = "qwen2-vl-2b"  # that notebooks are run with
 ADDED_TOKENS = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
     "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
@@ -322,3 +327,63 @@ class Hub:
             request.wfile.flush()
             request.close_connection = True
             request.connection.close()
+
+
+# --- notebooks -----------------------------------------------------------------------------------------------------
+
+
+def build_models(folder: Path, released: Path) -> None:
+    """The model and the teacher that the profile names, tiny; with Qwen2's own vocabulary if it is here."""
+    profile = config.load_profile(PROFILE)
+    (folder / "models" / profile["00_setup"]["model"]).mkdir(parents=True)
+    (folder / "models" / profile["05_unime"]["teacher"]).mkdir(parents=True)
+    build_model(folder / "models" / profile["00_setup"]["model"], released if released.is_dir() else None)
+    build_teacher(folder / "models" / profile["05_unime"]["teacher"])
+
+
+RUN = """
+import pathlib, sys
+from g2e_lib import config, run
+root = pathlib.Path(sys.argv[1])
+config.ROOT, config.RESULTS, config.FIGURES = root, root / "results", root / "figures"
+config.PROFILES = root / "profiles"
+sys.exit(run.main(sys.argv[2:]))
+"""
+
+
+class Project:
+    """A place to run notebooks in, away from the world.
+
+    Args:
+        root: its folder.
+        hub: has data and model.
+        profiles: by name what notebooks with which parameters; the first is the one that `run` runs.
+    """
+
+    def __init__(self, root: Path, hub: Hub, profiles: dict[str, dict[str, dict]]) -> None:
+        self.root, self.profile = root, next(iter(profiles))
+        self.results = root / "results" / self.profile
+        (root / "profiles").mkdir()
+        for name, notebooks in profiles.items():
+            (root / "profiles" / f"{name}.yaml").write_text(yaml.safe_dump(notebooks, sort_keys=False))
+        self.environment = {**os.environ, **hub.environment(), "G2E_CACHE": str(root / "cache")}
+        self.environment |= {"HF_HOME": str(root / "hf"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(config.ROOT)}
+
+    def command(self, *arguments: str) -> list[str]:
+        """What run_all.sh would execute."""
+        return [sys.executable, "-c", RUN, str(self.root), "--profile", self.profile, *arguments]
+
+    def run(self, *arguments: str, check: bool = True, **more: str) -> subprocess.CompletedProcess:
+        """Run to the end, with further variables in the environment."""
+        return subprocess.run(
+            self.command(*arguments),
+            capture_output=True, text=True, env=self.environment | more, cwd=self.root, check=check,
+        )  # fmt: skip
+
+    def metrics(self, name: str) -> dict:
+        """A metrics file."""
+        return json.loads((self.results / "metrics" / f"{name}.json").read_text())
+
+    def tables(self) -> dict[str, bytes]:
+        """The tables' files by name."""
+        return {path.name: path.read_bytes() for path in sorted((self.results / "tables").iterdir())}

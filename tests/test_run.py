@@ -97,6 +97,26 @@ def test_only_and_from_keep_the_other_results(project):
     assert (project / "results/mini/out1.txt").read_text() == "(7, 0.1, 0)"
 
 
+@pytest.mark.parametrize("killed_at", ["results", "figures"])
+def test_results_survive_a_kill_while_new_ones_take_their_place(project, monkeypatch, killed_at):
+    assert run.main([]) == 0
+    move = run.shutil.move
+
+    def killed(source, target):
+        if source.name == killed_at:
+            raise KeyboardInterrupt
+        move(source, target)
+
+    monkeypatch.setattr(run.shutil, "move", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.main(["--only", "01", "-p", "steps", "8"])
+    monkeypatch.setattr(run.shutil, "move", move)
+    assert run.main(["--only", "01", "-p", "steps", "8"]) == 0
+    assert (project / "results/mini/out0.txt").read_text() == "0"  # of the notebook that did not run again
+    assert (project / "results/mini/out1.txt").read_text() == "(8, 0.1, 0)"
+    assert not [path for path in (project / ".staging").rglob("*") if path.is_file()]
+
+
 def test_list_names_notebooks_parameters_and_profiles(project, capsys):
     assert run.main(["--list"]) == 0
     out = capsys.readouterr().out
