@@ -41,6 +41,7 @@ from g2e_lib.gradcache import GradCache, info_nce
 from g2e_lib.mining import Subset, data_digest, load_clusters, load_subsets
 from g2e_lib.prompts import VISION_BLOCK, render
 from g2e_lib.provenance import environment, memory_mib, processor_name, reset_peak_memory
+from g2e_lib.sharding import shard_frozen_layers, wants_sharding
 from g2e_lib.store import atomic_path, write_json, write_text
 from g2e_lib.teacher import load_teacher
 from g2e_lib.train_config import TrainConfig, read_config
@@ -99,6 +100,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
         self.config, self.accelerator = config, accelerator
+        is_sharded = wants_sharding(accelerator, config.pairs_per_step)
         subsets = load_subsets(
             Path(config.data), config.subsets, config.images, config.split, config.fraction, config.limit
         )
@@ -120,8 +122,10 @@ class Trainer:
         self.adapted = add_adapter(self.embedder, config)
         if config.start:
             content["started from"] = start_from(self.adapted, Path(config.start))
-        self.encoder = Encoder(self.embedder).eval()
+        self.encoder = Encoder(self.embedder, one_pass=is_sharded).eval()
         self.weights = {n: p for n, p in self.adapted.named_parameters() if p.requires_grad}
+        if is_sharded:  # not before the adapter is complete: DoRA begins with the lengths of the frozen weights' rows
+            shard_frozen_layers(self.embedder.model)
         self.teacher: Tensor | None = None
         if config.teacher:
             check_language_only(self.weights, config)
