@@ -25,6 +25,7 @@ LIMITS = {
     "temperature": (lambda value: value > 0, "above 0"),
     "lora_init": (lambda value: value in ("gaussian", "kaiming"), "gaussian or kaiming"),
     "dtype": (lambda value: value in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
+    "report_to": (lambda value: value in ("tensorboard", "wandb", "none"), "tensorboard, wandb or none"),
 }
 
 
@@ -72,6 +73,8 @@ class TrainConfig:
         dtype: "float32", "bfloat16", or "auto": bfloat16 on a GPU.
         seed: of adapters' initial weights, order of clusters and dropout.
         save_every: steps between two saves of the state.
+        report_to: who shows the run's curves: "tensorboard" (files in the folder), "wandb", or "none"; log.jsonl is
+            always written.
     """
 
     folder: str
@@ -111,6 +114,7 @@ class TrainConfig:
     dtype: str = "auto"
     seed: int = 0
     save_every: int = 20
+    report_to: str = "tensorboard"
 
     def __post_init__(self) -> None:
         if not self.subsets:
