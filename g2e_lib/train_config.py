@@ -1,13 +1,14 @@
-"""The settings of a training run, and how they are read from a file. Needs no torch."""
+"""The settings of a training run, and how they are read from a file and written to one. Needs no torch."""
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from g2e_lib.saha import HARD_NEGATIVES, MARGIN
+from g2e_lib.store import write_text
 
 # The linear layers of the language model; the vision tower stays as it is.
 LANGUAGE_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -150,6 +151,12 @@ def read_config(path: Path) -> TrainConfig:
     if missing := [n for n in ("folder", "data", "subsets") if n not in values]:
         raise ValueError(f"{path} lacks the setting {missing[0]!r}")
     return TrainConfig(**{name: _read_value(path, name, known[name].type, value) for name, value in values.items()})
+
+
+def write_config(config: TrainConfig, path: Path) -> None:
+    """Write a configuration as the YAML that read_config reads."""
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
+    write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def _read_value(path: Path, name: str, kind: Any, value: Any) -> Any:  # noqa: ANN401
