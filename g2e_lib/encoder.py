@@ -42,11 +42,13 @@ class Encoder(nn.Module):
 
     Args:
         embedder: its model, processor and prompt are used as they are; which weights train is the caller's choice.
+        one_pass: run every chunk in one pass, however its lengths differ. Processes that share the model's weights
+            must run it equally often, and how many passes are best depends on what is in the chunk.
     """
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: Embedder, one_pass: bool = False) -> None:
         super().__init__()
-        self.embedder, self.model = embedder, embedder.model
+        self.embedder, self.model, self.one_pass = embedder, embedder.model, one_pass
 
     def prepare(self, items: Sequence[Item], role: Role) -> list[Prepared]:
         """Tokenize items and open their images, each image once.
@@ -90,14 +92,14 @@ class Encoder(nn.Module):
         """
         tokens = [one for item in chunk for one in item.tokens]
         pictures = [one for item in chunk for one in item.pictures]
-        ids = shared_prefix([one.ids for one in tokens], self.model.config.image_token_id)
+        ids = [] if self.one_pass else shared_prefix([one.ids for one in tokens], self.model.config.image_token_id)
         prefix = encode_prefix(self.model, ids) if ids else None
         shared = prefix_length(prefix)
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i].ids), reverse=True)
-        states, start = [], 0
+        states, start, min_fill = [], 0, 0 if self.one_pass else MIN_FILL
         for end in range(1, len(order) + 1):
             length, longest = (len(tokens[order[min(i, len(order) - 1)]].ids) - shared for i in (end, start))
-            if end == len(order) or length < MIN_FILL * longest:
+            if end == len(order) or length < min_fill * longest:
                 group = order[start:end]
                 states.append(self._states([tokens[i] for i in group], [pictures[i] for i in group], prefix))
                 start = end

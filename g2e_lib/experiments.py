@@ -16,6 +16,7 @@ from g2e_lib.config import code_fingerprint, fingerprint
 from g2e_lib.data import EvalRow, item_digests
 from g2e_lib.embedder import Embedder, default_device, default_dtype
 from g2e_lib.evaluate import describe_datasets, estimate, evaluate_mmeb, summarize
+from g2e_lib.launching import launch_file, train_launched
 from g2e_lib.mining import Subset, data_digest, labelled_subsets, load_subsets, mine_subset, save_clusters
 from g2e_lib.saha import Miner
 from g2e_lib.store import Store
@@ -27,6 +28,8 @@ from g2e_lib.train_config import TrainConfig
 TRAIN_CODE = ("data.py", "embedder.py", "encoder.py", "gradcache.py", "mining.py", "processor.py", "prompts.py")
 TRAIN_CODE += ("qwen2vl.py", "saha.py", "teacher.py", "train.py", "train_config.py", "unime.py")
 TEST_CODE = ("checkpoint.py", "data.py", "embedder.py", "evaluate.py", "processor.py", "prompts.py", "qwen2vl.py")
+# Settings of TrainConfig that do not: where things are (their content counts), and what is written down meanwhile.
+NOT_DECISIVE = ("folder", "data", "images", "save_every", "report_to")
 # How the embedder shows items where nothing else is said.
 SHOWN = {name: inspect.signature(Embedder).parameters[name].default for name in ("images", "max_length")}
 LIBRARIES = ("torch", "transformers", "peft", "accelerate")
@@ -82,9 +85,16 @@ class Laboratory:
         common: settings of TrainConfig shared by all arms.
         is_fresh: run again what was run before this object was made.
         embedding: settings of the embedder that mines and is evaluated: `images`, `max_length`, `tokens_per_batch`.
+        launch: an accelerate configuration, such as launch/one_machine.yaml, to train in processes of their own; ""
+            trains in this one. No part of what a run is remembered by: without dropout the number of processes changes
+            nothing but rounding, with it which masks are drawn, as another GPU would; and what 8 GPUs have trained
+            is evaluated, and drawn again, where there is one.
+
+    Raises:
+        ValueError: `launch` is no such file.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each a thing of its own)
         self,
         data: Path,
         subsets: Mapping[str, Mapping[str, Any]],
@@ -94,11 +104,15 @@ class Laboratory:
         common: Mapping[str, Any],
         is_fresh: bool = False,
         embedding: Mapping[str, Any] | None = None,
+        launch: str = "",
     ) -> None:
-        self.embedding = SHOWN | dict(embedding or {})
+        self.embedding, self.launch = SHOWN | dict(embedding or {}), launch
+        if launch:
+            launch_file(launch)  # before anything is mined
         self.data, self.names, self.rows, self.facts, self.cache = data, tuple(subsets), rows, facts, cache
         self.labelled = labelled_subsets(subsets)
-        self.common, self.is_fresh = dict(common), is_fresh
+        # Dozens of short runs are of interest to trackers only if somebody asks for it.
+        self.common, self.is_fresh = {"report_to": "none", **common}, is_fresh
         self.embeddings, self.results = Store(cache / "embeddings", is_fresh), Store(cache / "results", is_fresh)
         self.digests = item_digests(i for one in rows.values() for row in one for i in (row.query, *row.candidates))
         self.tested = fingerprint(
@@ -160,7 +174,7 @@ class Laboratory:
     def _key(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Everything that decides what an arm's adapter is."""
         config = self._config(arm, seed)
-        described = {k: v for k, v in asdict(config).items() if k not in ("folder", "data", "images", "save_every")}
+        described = {k: v for k, v in asdict(config).items() if k not in NOT_DECISIVE}
         miner = replace(arm.miner, seed=seed) if arm.miner else None
         return {
             "settings": described | {"model": self.weights},
@@ -190,8 +204,8 @@ class Laboratory:
                 save_teacher(Path(files["teacher"]), arm.sentences.teacher, pairs, self.embeddings, on)
             if arm.start:
                 files["start"] = str(self.train(arm.start, seed))
-            train(replace(config, **files))
-            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+            config = replace(config, **files)
+            train_launched(config, self.launch) if self.launch else train(config)
         return folder / ADAPTER
 
     def embedder(self, arm: Arm | None, seed: int = 0, prompt: str = "") -> Embedder:

@@ -20,6 +20,7 @@ def open_methods(
     facts: Mapping[str, Mapping[str, Any]],
     cache: Path,
     is_fresh: bool = False,
+    launch: str = "",
 ) -> tuple[Laboratory, dict[str, Arm], dict[str, Any]]:
     """A laboratory and its arms; the embedded text teacher is trained if it is asked for and not there.
 
@@ -32,13 +33,14 @@ def open_methods(
         facts: of these datasets.
         cache: folder of everything that can be made again.
         is_fresh: train again what was trained before.
+        launch: see Laboratory.
 
     Returns:
         The laboratory; arms by name: those of main_arms and of unime_arms; what is known of the teacher.
     """
     trained = bench.training_facts(settings["subsets"])
     common, shown = settings["common"], settings["shown"]
-    laboratory = Laboratory(bench.root / "train", trained, rows, facts, cache, common, is_fresh, shown)
+    laboratory = Laboratory(bench.root / "train", trained, rows, facts, cache, common, is_fresh, shown, launch)
     held_out = bench.held_out_sentences(JUDGED)
     folder, known = open_teacher(cache, settings["teacher"], settings["teacher_pairs"], held_out, laboratory.embeddings)
     data, subset = bench.sentences(settings["sentence_pairs"])

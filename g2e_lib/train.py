@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
 from peft import (
     LoraConfig,
     PeftModel,
@@ -28,7 +29,6 @@ from peft import (
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
@@ -41,12 +41,14 @@ from g2e_lib.gradcache import GradCache, info_nce
 from g2e_lib.mining import Subset, data_digest, load_clusters, load_subsets
 from g2e_lib.prompts import VISION_BLOCK, render
 from g2e_lib.provenance import environment, memory_mib, processor_name, reset_peak_memory
+from g2e_lib.sharding import shard_frozen_layers, wants_sharding
 from g2e_lib.store import atomic_path, write_json, write_text
 from g2e_lib.teacher import load_teacher
+from g2e_lib.tracking import NONE, Log, check_tracker, read_log
 from g2e_lib.train_config import TrainConfig, read_config
 from g2e_lib.unime import choose_negatives, chosen_loss, distillation_loss
 
-ADAPTER, LOG, STATE, CONFIG = "adapter", "log.jsonl", "state.safetensors", "config.json"
+ADAPTER, STATE, CONFIG = "adapter", "state.safetensors", "config.json"
 
 
 # --- batches -------------------------------------------------------------------------------------------------------
@@ -99,6 +101,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
         self.config, self.accelerator = config, accelerator
+        is_sharded = wants_sharding(accelerator, config.pairs_per_step)
         subsets = load_subsets(
             Path(config.data), config.subsets, config.images, config.split, config.fraction, config.limit
         )
@@ -120,8 +123,10 @@ class Trainer:
         self.adapted = add_adapter(self.embedder, config)
         if config.start:
             content["started from"] = start_from(self.adapted, Path(config.start))
-        self.encoder = Encoder(self.embedder).eval()
+        self.encoder = Encoder(self.embedder, one_pass=is_sharded).eval()
         self.weights = {n: p for n, p in self.adapted.named_parameters() if p.requires_grad}
+        if is_sharded:  # not before the adapter is complete: DoRA begins with the lengths of the frozen weights' rows
+            shard_frozen_layers(self.embedder.model)
         self.teacher: Tensor | None = None
         if config.teacher:
             check_language_only(self.weights, config)
@@ -334,14 +339,20 @@ def train(config: TrainConfig) -> Path:
         The adapter's folder, in PEFT's own format.
 
     Raises:
-        ValueError: settings, data, model or clusters do not fit together, or the folder holds another run.
+        ValueError: settings, data, model or clusters do not fit together, the folder holds another run, or the
+            tracker is not installed.
         RuntimeError: out of memory; the message names the setting to lower.
     """
     folder = Path(config.folder)
     adapter = folder / ADAPTER
     is_cpu = default_device() == "cpu" or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    is_half = config.dtype != "float32" and not is_cpu
-    accelerator = Accelerator(cpu=is_cpu, mixed_precision="bf16" if is_half else "no")
+    check_tracker(config.report_to)
+    accelerator = Accelerator(
+        cpu=is_cpu,
+        mixed_precision="bf16" if config.dtype != "float32" and not is_cpu else "no",
+        log_with=None if config.report_to == NONE else config.report_to,
+        project_config=ProjectConfiguration(logging_dir=str(folder)),
+    )
     if config.pairs_per_step < accelerator.num_processes:
         raise ValueError(
             f"pairs_per_step {config.pairs_per_step} is less than the {accelerator.num_processes} processes: raise it"
@@ -350,12 +361,12 @@ def train(config: TrainConfig) -> Path:
     if not is_cpu:
         torch.cuda.reset_peak_memory_stats()
     trainer = Trainer(config, accelerator)
-    claim_folder(folder, trainer.settings, accelerator.is_main_process)
+    noted = claim_folder(folder, trainer.settings, accelerator.is_main_process)
     accelerator.wait_for_everyone()
     if (adapter / "adapter_config.json").exists():
         return adapter
     done = trainer.load_state(folder / STATE)
-    with Log(folder, done, accelerator.is_main_process) as log:
+    with Log(folder, done, accelerator, config.report_to, noted) as log:
         batches = cluster_batches(trainer.clusters, config.pairs_per_step, config.seed)
         bar = tqdm(total=config.steps, initial=done, desc="train", unit="step", disable=not accelerator.is_main_process)
         for number, rows in zip(range(config.steps), batches, strict=False):
@@ -387,12 +398,13 @@ def speed(pairs: int, seconds: float) -> dict[str, float]:
     return {"pairs_per_second": pairs / seconds, "peak_memory_mib": peak, "seconds": seconds}
 
 
-# Settings that may change before a run is resumed: where things are (their content is compared), and memory.
+# Settings that may change before a run is resumed: where things are (their content is compared), memory, and reports.
 NOT_THE_RUN = ("folder", "data", "images", "clusters", "teacher", "start", "model", "save_every", "chunk_size")
+NOT_THE_RUN += ("report_to",)
 
 
-def claim_folder(folder: Path, settings: dict, is_main: bool) -> None:
-    """Note whose run a folder holds.
+def claim_folder(folder: Path, settings: dict, is_main: bool) -> dict:
+    """Note whose run a folder holds; returns what is noted, in which no path occurs.
 
     Raises:
         ValueError: it holds another one; the message names a setting that differs.
@@ -409,46 +421,7 @@ def claim_folder(folder: Path, settings: dict, is_main: bool) -> None:
             )
     elif is_main:
         write_json(path, settings)
-
-
-class Log:
-    """The run's records as JSON lines, and for TensorBoard; a resumed run continues both without repetitions."""
-
-    def __init__(self, folder: Path, done: int, is_main: bool) -> None:
-        self.path, self.is_main = folder / LOG, is_main
-        if not is_main:
-            return
-        kept = [record for record in read_log(folder) if record["step"] <= done]
-        write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
-
-    def write(self, record: dict[str, float]) -> None:
-        """Add one step."""
-        if not self.is_main:
-            return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        for name, value in record.items():
-            if name != "step":
-                self.board.add_scalar(name, value, record["step"])
-
-    def __enter__(self) -> "Log":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.is_main:
-            self.board.close()
-
-
-def read_log(folder: Path) -> list[dict[str, float]]:
-    """The records of a run so far; a line that was cut off by a kill is left out."""
-    path, records = folder / LOG, []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return records
+    return settings
 
 
 def save_adapter(trainer: Trainer, folder: Path) -> None:

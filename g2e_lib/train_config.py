@@ -1,13 +1,14 @@
-"""The settings of a training run, and how they are read from a file. Needs no torch."""
+"""The settings of a training run, and how they are read from a file and written to one. Needs no torch."""
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from g2e_lib.saha import HARD_NEGATIVES, MARGIN
+from g2e_lib.store import write_text
 
 # The linear layers of the language model; the vision tower stays as it is.
 LANGUAGE_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -25,6 +26,7 @@ LIMITS = {
     "temperature": (lambda value: value > 0, "above 0"),
     "lora_init": (lambda value: value in ("gaussian", "kaiming"), "gaussian or kaiming"),
     "dtype": (lambda value: value in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
+    "report_to": (lambda value: value in ("tensorboard", "wandb", "none"), "tensorboard, wandb or none"),
 }
 
 
@@ -72,6 +74,8 @@ class TrainConfig:
         dtype: "float32", "bfloat16", or "auto": bfloat16 on a GPU.
         seed: of adapters' initial weights, order of clusters and dropout.
         save_every: steps between two saves of the state.
+        report_to: who shows the run's curves: "tensorboard" (files in the folder), "wandb", or "none"; log.jsonl is
+            always written.
     """
 
     folder: str
@@ -111,6 +115,7 @@ class TrainConfig:
     dtype: str = "auto"
     seed: int = 0
     save_every: int = 20
+    report_to: str = "tensorboard"
 
     def __post_init__(self) -> None:
         if not self.subsets:
@@ -146,6 +151,12 @@ def read_config(path: Path) -> TrainConfig:
     if missing := [n for n in ("folder", "data", "subsets") if n not in values]:
         raise ValueError(f"{path} lacks the setting {missing[0]!r}")
     return TrainConfig(**{name: _read_value(path, name, known[name].type, value) for name, value in values.items()})
+
+
+def write_config(config: TrainConfig, path: Path) -> None:
+    """Write a configuration as the YAML that read_config reads."""
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
+    write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def _read_value(path: Path, name: str, kind: Any, value: Any) -> Any:  # noqa: ANN401

@@ -45,3 +45,19 @@ def test_chunks_do_not_change_gradients(fresh, mixed_items, trains_vision):
     for small, large in zip(*gradients, strict=True):
         assert large.abs().max() > 0
         torch.testing.assert_close(small, large, rtol=1e-3, atol=1e-5 * float(large.abs().max()))
+
+
+def test_one_pass_a_chunk_whatever_is_in_it(embedder, mixed_items):
+    """Processes that share weights would wait for each other if their chunks took different numbers of passes."""
+    passes = []
+    hook = embedder.model.model.language_model.register_forward_hook(lambda *_: passes.append(1))
+    with torch.no_grad():
+        found = {}
+        for one_pass in (False, True):
+            encoder = Encoder(embedder, one_pass)
+            prepared = encoder.prepare(mixed_items, "query")
+            passes.clear()
+            found[one_pass] = encoder(prepared)
+            assert (len(passes) == 1) is one_pass
+    hook.remove()
+    torch.testing.assert_close(found[True], found[False], atol=1e-5, rtol=0)

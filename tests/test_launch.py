@@ -7,7 +7,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from accelerate import FullyShardedDataParallelPlugin
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 from PIL import Image
 
 from g2e_lib import config, worlds
@@ -17,11 +21,28 @@ from g2e_lib.store import write_json
 LAUNCH = config.ROOT / "launch"
 
 
-@pytest.mark.parametrize("name", ["cpu", "one_machine"])
+@pytest.mark.parametrize("name", ["cpu", "one_machine", "fsdp"])
 def test_accelerate_reads_them(name):
     settings = load_config_from_file(str(LAUNCH / f"{name}.yaml"))
-    assert settings.num_processes == {"cpu": 2, "one_machine": 8}[name]
-    assert settings.mixed_precision == {"cpu": "no", "one_machine": "bf16"}[name]
+    assert settings.num_processes == {"cpu": 2, "one_machine": 8, "fsdp": 8}[name]
+    assert settings.mixed_precision == {"cpu": "no", "one_machine": "bf16", "fsdp": "bf16"}[name]
+
+
+def test_accelerate_asks_its_processes_to_shard(monkeypatch):
+    """The variables of a launch on 8 GPUs, which this machine need not have, and what accelerate makes of them."""
+    command = ["--config_file", str(LAUNCH / "fsdp.yaml"), "-m", "g2e_lib.train", "config.yaml"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(command))
+    variables = prepare_multi_gpu_env(arguments)
+    assert variables["ACCELERATE_USE_FSDP"] == "true"
+    assert variables["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"
+    for name, value in variables.items():
+        if name.startswith("FSDP_"):
+            monkeypatch.setenv(name, value)
+    plugin = FullyShardedDataParallelPlugin()
+    plugin.set_mixed_precision("bf16")
+    assert plugin.fsdp_version == 2
+    assert plugin.reshard_after_forward
 
 
 def test_accelerate_launches_embedding(tmp_path, monkeypatch):

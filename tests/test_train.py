@@ -22,7 +22,7 @@ from g2e_lib.saha import Miner
 from g2e_lib.store import Store
 from g2e_lib.teacher import save_teacher
 from g2e_lib.train import Trainer, check_image_fits, cluster_batches, describe_similarities, read_log, train
-from g2e_lib.train_config import TrainConfig, read_config
+from g2e_lib.train_config import TrainConfig, read_config, write_config
 from g2e_lib.unime import distillation_loss
 
 SUBSETS = ("ObjectName", "CaptionT2I", "Crop")
@@ -361,6 +361,7 @@ def test_layers_that_do_not_exist(config):
         ({"fraction": 2.0}, "fraction is 2.0"),
         ({"negatives": "best"}, "negatives is 'best', but must be all, hard, easy or random"),
         ({"margin": -0.1}, "margin is -0.1, but must be at least 0"),
+        ({"report_to": "mlflow"}, "report_to is 'mlflow', but must be tensorboard, wandb or none"),
         ({"subsets": []}, "subsets is empty"),
     ],
 )
@@ -369,6 +370,12 @@ def test_bad_settings_are_named(values, message, tmp_path):
     path.write_text(yaml.safe_dump({"folder": "a", "data": "b", "subsets": ["ObjectName"], **values}))
     with pytest.raises(ValueError, match=message):
         read_config(path)
+
+
+def test_settings_survive_a_file(config, tmp_path):
+    config = replace(config, learning_rate=5e-5, use_dora=True, clusters="größer.json", report_to="none")
+    write_config(config, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == config
 
 
 def test_bad_files_are_named(tmp_path, capsys):
