@@ -2,7 +2,9 @@
 
 import pytest
 from conftest import SHARED
+from peft import LoraConfig, get_peft_model
 from standin import PROFILE, Hub, Project, build_crepe, build_mmeb, build_models, build_unime
+from transformers import Qwen2VLForConditionalGeneration
 
 from g2e_lib import config
 
@@ -98,3 +100,28 @@ def test_nothing_names_this_machine(project):
     for path in project.results.rglob("*"):
         if path.is_file():
             assert str(project.root) not in path.read_text(errors="ignore"), path
+
+
+def test_the_authors_release_is_evaluated_as_their_code_does(hub, tmp_path):
+    """An adapter on the hub that names its base model there; image tokens without vision markers."""
+    profile = config.load_profile("saha-2b")
+    released, base = (
+        hub.folder / "models" / name for name in (profile["00_setup"]["model"], "Qwen/Qwen2-VL-2B-Instruct")
+    )
+    model = Qwen2VLForConditionalGeneration.from_pretrained(base)
+    adapted = get_peft_model(
+        model, LoraConfig(r=2, target_modules=r".*language_model.*q_proj", init_lora_weights=False)
+    )
+    adapted.peft_config["default"].base_model_name_or_path = "Qwen/Qwen2-VL-2B-Instruct"
+    adapted.save_pretrained(released, save_embedding_layers=False)
+    few = {"datasets": ["VOC2007", "MSCOCO_i2t"]}
+    smaller = {"00_setup": few, "01_zero_shot": {"limit": 2, "gap_pairs": 2, "attention_pairs": 2, "dtype": "float32"}}
+    project = Project(
+        tmp_path, hub, {"saha-2b": {name: values | smaller.get(name, {}) for name, values in profile.items()}}
+    )
+    done = project.run(check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    zero_shot = project.metrics("zero_shot")
+    assert list(zero_shot["prompts"]) == ["none", "hierarchical"]
+    assert zero_shot["provenance"]["settings"]["images"] == "released_eval"
+    assert not (tmp_path / "cache" / "mmeb" / "train").exists()  # nothing is trained, so nothing is downloaded for it
