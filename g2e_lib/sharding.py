@@ -34,8 +34,8 @@ def wants_sharding(accelerator: Accelerator, pairs_per_step: int) -> bool:
             f"pairs_per_step {pairs_per_step} is no multiple of the {processes} processes, as sharded weights (FSDP) "
             f"need: set it to {max(1, pairs_per_step // processes) * processes}, or launch without sharding"
         )
-    # Accelerate's default, under which transformers gives weights to the first process only, and accelerate's own
-    # preparation of a model would hand them on; ours needs them everywhere.
+    # True is accelerate's default: transformers may then load weights on the first process only (which versions do,
+    # differs), for accelerate's own preparation of a model to hand them on. Here every process needs its own.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     return True
 
