@@ -57,12 +57,26 @@ def base_of_adapter(folder: Path) -> str | None:
     return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
 
 
+def check_type(folder: Path) -> None:
+    """Refuse any model but a Qwen2-VL.
+
+    Raises:
+        ValueError: the folder holds another one, or none.
+    """
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"checkpoint folder {folder} has no config.json: it is not a model folder, or incomplete")
+    found = Qwen2VLConfig.get_config_dict(folder)[0].get("model_type")
+    if found != Qwen2VLConfig.model_type:
+        raise ValueError(f"{folder} holds a model of type {found!r}, but only 'qwen2_vl' (Qwen2-VL) is supported")
+
+
 def load_processor(folder: Path) -> G2EProcessor:
     """Load tokenizer and image processor; torchvision is not needed, whatever the checkpoint names.
 
     Raises:
-        ValueError: one of the two is not in the folder.
+        ValueError: one of the two is not in the folder, or it holds another kind of model.
     """
+    check_type(folder)
     has_processor = any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
     has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
     if not (has_processor and has_tokenizer):
@@ -96,13 +110,7 @@ def load_model(folder: Path, dtype: str, attention: str = "sdpa") -> Qwen2VLForC
         raise ValueError(f"unknown attention {attention!r}: choose 'sdpa', {FLASH!r} or 'auto'")
     if attention == FLASH and not is_flash_attn_2_available():
         raise ValueError("flash-attention 2 is not installed, or there is no CUDA device: use attention 'sdpa'")
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"checkpoint folder {folder} has no config.json: it is not a model folder, or incomplete")
-    config = Qwen2VLConfig.get_config_dict(folder)[0]
-    if config.get("model_type") != Qwen2VLConfig.model_type:
-        raise ValueError(
-            f"{folder} holds a model of type {config.get('model_type')!r}, but only 'qwen2_vl' (Qwen2-VL) is supported"
-        )
+    check_type(folder)
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"checkpoint folder {folder} has no *.safetensors weights: download or convert them")
     parts = {"text_config": attention, "vision_config": FLASH if attention == FLASH else PACKED_ATTENTION}

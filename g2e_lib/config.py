@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,16 @@ def fingerprint(value: Any) -> str:  # noqa: ANN401 (anything that JSON can writ
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's content; a file of the Hugging Face cache is named by its digest already."""
-    blob = path.resolve()
-    if path.is_symlink() and blob.parent.name == "blobs":
+    blob = path.resolve() if path.is_symlink() else path
+    if blob is not path and blob.parent.name == "blobs":
         return blob.name
-    with path.open("rb") as file:
+    facts = path.stat()
+    return _digest(os.fspath(path), facts.st_size, facts.st_mtime_ns, facts.st_ino)
+
+
+@cache  # notebook 02 asks for every image's dozens of times
+def _digest(path: str, *_: int) -> str:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -10,19 +10,25 @@ from g2e_lib.config import DATA
 from g2e_lib.data import dataset_of
 from g2e_lib.report import reference
 
-PARAMETERS = {"2B": 2.2e9, "7B": 8.3e9}  # of Qwen2-VL, vision tower included; by what the model's name contains
+# Of Qwen2-VL's language model without its table of words, by what the model's name contains; of its vision tower.
+PARAMETERS, VISION_PARAMETERS = {"2B": 1.3e9, "7B": 6.5e9}, 0.67e9
+PATCHES = 4  # of an image for each visual token
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40": 181e12, "4090": 165e12, "3090": 71e12}
-ASSUMED_GPU, UTILISATION = "A100", 0.35  # where the GPU is another or none; share of peak that is reached
+ASSUMED_GPU = "A100"  # where the GPU is another or none
+UTILISATION, TRAINING_UTILISATION = 0.35, 0.15  # share of peak that is reached; a guess for chunks of 4 with DoRA
 QUERIES = 1000  # rows of an MMEB evaluation dataset
 TARGETS = 3000  # distinct candidates of one, a guess: a few hundred labels, or tens of thousands of images
 TEXT_TOKENS = 70  # of an item and its prompt
 VISUAL_TOKENS = {"paper_train": 256, "released_train": 256}  # others: a photo of 640 x 480 pixels
 PHOTO_TOKENS = 391
-TRAINING_PASSES = 4  # forward once without and once with a graph, backward twice as much as forward
+TRAINING_PASSES = 3  # forward once without and once with a graph; frozen weights are gone through backward once
 GB_PER_EMBEDDING = 2048 * 4 / 1e9
 # Trainings a seed with the notebooks' own lists: at full length, and as long as ablations are.
 RUNS = {"03_training": (4, 0), "04_ablations": (20, 0), "05_unime": (2, 9)}
-CREPE_ITEMS, CREPE_MODELS = 30_000, 5  # captions and photos of both sets; models besides the untrained one's prompts
+CREPE_ITEMS, CREPE_MODELS = 30_000, 6  # captions and photos of both sets; models besides the untrained one's prompts
+
+
+TRAINED = [stem[3:] for stem in RUNS]
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Cost:
 
 
 def flops_a_second() -> tuple[str, float]:
-    """The GPU that is here or assumed, and what it is taken to reach."""
+    """The GPU that is here or assumed, and what it is taken to reach when it embeds."""
     import torch  # only here: small profiles do without
 
     found = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
@@ -53,9 +59,12 @@ def flops_a_second() -> tuple[str, float]:
     return name, PEAK_FLOPS[name] * UTILISATION
 
 
-def _stage(stage: str, items: int, visual: int, parameters: float, passes: float = 1, disk: float = 0.0) -> Cost:
-    tokens = items * (TEXT_TOKENS + visual // 2)  # half of MMEB's items have an image
-    return Cost(stage, items, tokens, passes * 2 * parameters * tokens / flops_a_second()[1] / 3600, disk)
+def _stage(stage: str, items: int, visual: int, parameters: float, disk: float = 0.0, trains: bool = False) -> Cost:
+    shown = items * visual // 2  # visual tokens: half of MMEB's items have an image
+    tokens = items * TEXT_TOKENS + shown
+    passes, share = (TRAINING_PASSES, TRAINING_UTILISATION / UTILISATION) if trains else (1, 1.0)
+    flops = 2 * (passes * parameters * tokens + VISION_PARAMETERS * PATCHES * shown)
+    return Cost(stage, items, tokens, flops / share / flops_a_second()[1] / 3600, disk)
 
 
 def estimate(settings: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
@@ -82,12 +91,12 @@ def estimate(settings: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
         if (one := settings.get(stem)) and (size := _parameters(one)):
             steps = whole * one["steps"] + short * one.get("ablation_steps", 0)
             items, name = 2 * steps * one["pairs_per_step"] * one["seeds"], stem.replace("_", " ")
-            costs.append(_stage(name, items, VISUAL_TOKENS["paper_train"], size, TRAINING_PASSES))
+            costs.append(_stage(name, items, VISUAL_TOKENS["paper_train"], size, trains=True))
             tested = _evaluated(one, datasets) * (whole + short) * one["seeds"]
             costs.append(_stage(f"{name}, evaluation", tested, _visual(one), size, disk=tested * GB_PER_EMBEDDING))
             if "first_steps" in one:
                 items = 2 * one["first_steps"] * one["first_pairs"] * one["seeds"]
-                costs.append(_stage(f"{name}, stage 1", items, 0, size, TRAINING_PASSES))
+                costs.append(_stage(f"{name}, stage 1", items, 0, size, trains=True))
     if (one := settings.get("06_sugarcrepe")) and (size := _parameters(settings.get("05_unime", {}))):
         items = CREPE_ITEMS * (len(one["prompts"]) + CREPE_MODELS)
         costs.append(_stage("06 sugarcrepe", items, PHOTO_TOKENS, size, disk=items * GB_PER_EMBEDDING))
@@ -130,6 +139,8 @@ def describe(costs: list[Cost]) -> str:
     lines.append(f"{'all, if nothing is cached':66}{hours:11,.1f}{disk:10,.1f}")
     if any(math.isnan(one.disk) for one in costs):
         lines.append("The hub cannot be asked how large the data are; the disk is checked again before each download.")
+    if any(one.stage[3:] in TRAINED for one in costs):
+        lines.append("Training takes one GPU unless `-p launch launch/one_machine.yaml` says otherwise.")
     lines.append(f"Estimates for one {name} at {rate / 1e12:,.0f} TFLOP/s; data go to {DATA}.")
     return "\n".join(lines)
 

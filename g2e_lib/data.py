@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,9 @@ def _subset_names(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir() if path.is_dir() and any(path.glob("*.parquet")))
 
 
-def read_rows(root: Path, subset: str, split: str, limit: int = 0) -> list[dict[str, Any]]:
+def read_rows(
+    root: Path, subset: str, split: str, limit: int = 0, columns: list[str] | None = None
+) -> list[dict[str, Any]]:
     """Read `<root>/<subset>/<split>-*.parquet`, the layout of both MMEB repositories.
 
     Args:
@@ -143,6 +146,7 @@ def read_rows(root: Path, subset: str, split: str, limit: int = 0) -> list[dict[
         subset: a folder in it.
         split: how its files' names begin.
         limit: at most this many rows, the first ones; 0 means all.
+        columns: to read; None means all.
 
     Raises:
         ValueError: the folder, the subset or the split is not there.
@@ -158,7 +162,7 @@ def read_rows(root: Path, subset: str, split: str, limit: int = 0) -> list[dict[
     rows: list[dict[str, Any]] = []
     for file in files:
         if not limit or len(rows) < limit:
-            rows += pq.read_table(file).slice(0, limit - len(rows) if limit else None).to_pylist()
+            rows += pq.read_table(file, columns=columns).slice(0, limit - len(rows) if limit else None).to_pylist()
     return rows
 
 
@@ -176,6 +180,11 @@ def read_mmeb_eval(root: Path, subset: str, image_root: Path, limit: int = 0) ->
         ValueError: no such folder or subset, or a row without candidates or with lists of unequal length.
     """
     rows, skipped, count, dropped = [], skipped_images(image_root), 0, 0
+
+    @cache  # the same thousand candidates may belong to every row
+    def make(text: str | None, image: str | None) -> Item:
+        return _item(text, image, image_root)
+
     for number, row in enumerate(read_rows(root, subset, "test", limit)):
         texts, images = row["tgt_text"], row["tgt_img_path"]
         if not texts or len(texts) != len(images):
@@ -183,8 +192,8 @@ def read_mmeb_eval(root: Path, subset: str, image_root: Path, limit: int = 0) ->
                 f"row {number} of {subset} has {len(texts)} candidate texts and {len(images)} candidate images; "
                 "both lists must have the same length, at least 1"
             )
-        candidates = tuple(_item(text, image, image_root) for text, image in zip(texts, images, strict=True))
-        query, count = _item(row["qry_text"], row["qry_img_path"], image_root), count + 1
+        candidates = tuple(make(text, image) for text, image in zip(texts, images, strict=True))
+        query, count = make(row["qry_text"], row["qry_img_path"]), count + 1
         if skipped is not None:
             if not (_is_usable(query, skipped) and _is_usable(candidates[0], skipped)):
                 continue
@@ -208,12 +217,13 @@ def read_mmeb_train(root: Path, subset: str, image_root: Path, split: str = "ori
         limit: at most this many pairs, the first ones; 0 means all.
     """
     skipped = skipped_images(image_root)
+    columns = ["qry", "qry_image_path", "pos_text", "pos_image_path"]
     pairs = [
         Pair(
             _item(row["qry"], row["qry_image_path"], image_root),
             _item(row["pos_text"], row["pos_image_path"], image_root),
         )
-        for row in read_rows(root, subset, split, limit)
+        for row in read_rows(root, subset, split, limit, columns)
     ]
     if skipped is None:
         return pairs

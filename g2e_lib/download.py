@@ -40,7 +40,7 @@ CREPES = ((CREPE_FOLDER, SUGARCREPE, read_sugarcrepe), (CREPE_PP_FOLDER, SUGARCR
 NLI_FOLDER, URBAN_FOLDER, URBAN_CAPTIONS = "nli", "urban1k", "captions.json"
 NLI_FILES = {split: f"pair/{split}-00000-of-00001.parquet" for split in ("train", "dev")}
 PARTS = ("training", "sugarcrepe", "unime")  # besides MMEB's evaluation
-ARCHIVES, SOURCES, VERIFIED = ".archives", "sources.json", "verified.json"
+ARCHIVES, SOURCES, VERIFIED, ABSENT = ".archives", "sources.json", "verified.json", "absent.json"
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,14 @@ class Inventory:
     Attributes:
         images: by key the distinct images there should be, relative to the data folder.
         missing: by key those of them that are not there; keys without any are left out.
+        absent: those of the missing ones that their archive, looked into before, does not have.
         tables: by key the split whose parquet files are not there.
         files: other files that are not there.
     """
 
     images: dict[str, list[str]] = field(default_factory=dict)
     missing: dict[str, list[str]] = field(default_factory=dict)
+    absent: set[str] = field(default_factory=set)
     tables: dict[str, str] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
 
@@ -146,6 +148,12 @@ class Inventory:
     def is_complete(self) -> bool:
         """Whether nothing is missing."""
         return not (self.tables or self.files or self.missing)
+
+    @property
+    def to_bring(self) -> dict[str, list[str]]:
+        """`missing` without what cannot be had."""
+        some = {key: [name for name in names if name not in self.absent] for key, names in self.missing.items()}
+        return {key: names for key, names in some.items() if names}
 
 
 def take_inventory(root: Path, wanted: Wanted) -> Inventory:
@@ -174,6 +182,7 @@ def take_inventory(root: Path, wanted: Wanted) -> Inventory:
     for key, names in found.images.items():
         if missing := [name for name in names if not (root / name).is_file()]:
             found.missing[key] = missing
+    found.absent = {name for names in read_note(root / ABSENT).values() for name in names}
     return found
 
 
@@ -194,7 +203,7 @@ def download(root: Path, wanted: Wanted) -> Inventory:
         ValueError: no network, too little disk, or something arrived damaged; calling again goes on where it stopped.
     """
     missing = take_inventory(root, wanted)
-    if missing.is_complete:
+    if not (missing.tables or missing.files or missing.to_bring):
         return missing
     for name in missing.files:
         folder, _, file = name.partition("/")
@@ -208,11 +217,11 @@ def download(root: Path, wanted: Wanted) -> Inventory:
         (EVAL, MMEB_EVAL, wanted.eval_revision),
         (TRAIN, MMEB_TRAIN, wanted.train_revision),
     ):
-        if any(key.startswith(f"{folder}/") for key in (*missing.tables, *missing.missing)):
+        if any(key.startswith(f"{folder}/") for key in (*missing.tables, *missing.to_bring)):
             _bring_mmeb(root, folder, HubFolder(repository, _pinned(root, repository, revision)), wanted, missing)
     _bring_unime(root, missing)
     missing = take_inventory(root, wanted)
-    photos = [one for key, some in missing.missing.items() if key.startswith("sugarcrepe") for one in some]
+    photos = [one for key, some in missing.to_bring.items() if key.startswith("sugarcrepe") for one in some]
     if photos:
         archive = fetch(COCO, root / ARCHIVES / "val2017.zip")
         _unpack(archive, root, photos, wanted.keeps_archives)
@@ -230,7 +239,7 @@ def bytes_to_bring(root: Path, wanted: Wanted) -> int:
         (EVAL, MMEB_EVAL, wanted.eval_revision),
         (TRAIN, MMEB_TRAIN, wanted.train_revision),
     ):
-        names = {key.partition("/")[2] for key in (*missing.tables, *missing.missing) if key.startswith(f"{folder}/")}
+        names = {key.partition("/")[2] for key in (*missing.tables, *missing.to_bring) if key.startswith(f"{folder}/")}
         if names:
             sizes = HubFolder(repository, _pinned(root, repository, revision)).sizes
             files = {one for one in sizes if one.partition("/")[0] in names and one.endswith(".parquet")}
@@ -244,7 +253,7 @@ def bytes_to_bring(root: Path, wanted: Wanted) -> int:
 
 
 def _lacks(missing: Inventory, folder: str) -> bool:
-    return folder in missing.missing or any(name.startswith(f"{folder}/") for name in missing.files)
+    return folder in missing.to_bring or any(name.startswith(f"{folder}/") for name in missing.files)
 
 
 def _archive(folder: str, name: str) -> str:
@@ -260,6 +269,8 @@ def _pinned(root: Path, repository: str, revision: str) -> str:
 
 def _note_source(root: Path, hub: HubFolder, revision: str) -> None:
     noted = read_note(root / SOURCES)
+    if noted.get(hub.repository, {}).get("commit") != hub.commit:  # whose archives may have what others lack
+        (root / ABSENT).unlink(missing_ok=True)
     write_note(root / SOURCES, noted | {hub.repository: {"revision": revision, "commit": hub.commit}})
 
 
@@ -279,7 +290,8 @@ def _bring_unime(root: Path, missing: Inventory) -> None:
         check_disk(root, 2 * hub.sizes[archives[0]])
         archive = hub.get(archives[0], root / ARCHIVES / URBAN_FOLDER)
         captions = read_captions(archive)
-        _unpack(archive, root / URBAN_FOLDER, list(captions), keeps_archive=False)
+        unpack(archive, root / URBAN_FOLDER, list(captions))
+        archive.unlink()
         write_note(root / URBAN_FOLDER / URBAN_CAPTIONS, captions)
 
 
@@ -321,7 +333,7 @@ def _bring_mmeb(root: Path, folder: str, hub: HubFolder, wanted: Wanted, missing
         for one in files:
             hub.get(one, root / folder)
     archives: dict[str, list[str]] = {}
-    for key, some in take_inventory(root, wanted).missing.items():
+    for key, some in take_inventory(root, wanted).to_bring.items():
         if not key.startswith(f"{folder}/"):
             continue
         archives.setdefault(_archive(folder, key.partition("/")[2]), []).extend(some)
@@ -336,7 +348,10 @@ def _bring_mmeb(root: Path, folder: str, hub: HubFolder, wanted: Wanted, missing
 
 
 def _unpack(archive: Path, root: Path, names: Sequence[str], keeps_archive: bool) -> None:
+    """Extract what is wanted; note what the archive turns out not to have, so that it is not fetched for that again."""
     unpack(archive, root, names)
+    absent = sorted(name for name in names if not (root / name).is_file())
+    write_note(root / ABSENT, read_note(root / ABSENT) | {archive.name: absent})
     if not keeps_archive:
         archive.unlink()
 
@@ -381,7 +396,7 @@ def verify(root: Path, wanted: Wanted, threads: int = 8) -> dict[str, dict]:
         }
         for key, some in found.images.items()
     }
-    write_note(root / VERIFIED, result)
+    write_note(root / VERIFIED, read_note(root / VERIFIED) | result)  # other profiles' tables stay
     return result
 
 
@@ -404,7 +419,7 @@ def verified(root: Path, wanted: Wanted, is_fresh: bool = False) -> dict[str, di
 
 
 def repair(root: Path, wanted: Wanted) -> Inventory:
-    """Delete the images that `verify` found broken, and bring them and all that is missing again.
+    """Delete the images that `verify` found broken, and bring them and all that is missing, if any archive has it.
 
     Returns:
         What is still missing.
@@ -415,6 +430,7 @@ def repair(root: Path, wanted: Wanted) -> Inventory:
     for one in read_note(root / VERIFIED).values():
         for name in one["broken"]:
             (root / name).unlink(missing_ok=True)
+    (root / ABSENT).unlink(missing_ok=True)
     return download(root, wanted)
 
 

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 done = work(settings[stem], bench, cache)
                 if os.environ.get("RANK", "0") == "0":
                     print(f"{stem}: {done} parts are in {cache.folder}")  # noqa: T201
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         print(f"embed: {error}", file=sys.stderr)  # noqa: T201
         return 2
     finally:

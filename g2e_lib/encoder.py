@@ -4,15 +4,18 @@ Gives the same embeddings as `Embedder.encode`; items are tokenized once a step,
 tower are run once a step, so that the gradient cache's two passes repeat neither.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from g2e_lib.data import Item
 from g2e_lib.embedder import Embedder, Input, Tokens, shared_prefix
+from g2e_lib.processor import Prefetch
 from g2e_lib.prompts import Role
 from g2e_lib.qwen2vl import encode_images, encode_prefix, hidden_states, prefix_length
 
@@ -73,9 +76,10 @@ class Encoder(nn.Module):
         is_frozen = not any(p.requires_grad for p in visual.parameters())
         sources = list({one.identity[3]: one.source for one in inputs if one.source is not None}.items())
         known: dict[str, _Picture] = {}
-        for start in range(0, len(sources), IMAGES_AT_ONCE):
-            names, some = zip(*sources[start : start + IMAGES_AT_ONCE], strict=True)
-            pixels = {key: value.to(self.model.device) for key, value in self.embedder.pixels(some).items()}
+        groups = [sources[start : start + IMAGES_AT_ONCE] for start in range(0, len(sources), IMAGES_AT_ONCE)]
+        for group, opened in zip(groups, self._opened(groups), strict=True):
+            names = [name for name, _ in group]
+            pixels = {key: value.to(self.model.device) for key, value in opened.items()}
             grids, patches = pixels["image_grid_thw"], pixels["pixel_values"].to(visual.dtype)
             counts = grids.prod(1)
             merged = visual.config.spatial_merge_size**2
@@ -83,6 +87,23 @@ class Encoder(nn.Module):
             for i, (name, one) in enumerate(zip(names, patches.split(counts.tolist()), strict=True)):
                 known[name] = _Picture(grids[i : i + 1], *((features[i], None) if is_frozen else (None, one)))
         return [known[one.identity[3]] if one.source is not None else None for one in inputs]
+
+    def _opened(self, groups: list[list[tuple[str, Path | Image.Image]]]) -> Iterator[dict[str, Tensor]]:
+        """Images as the model takes them, a group at a time; a GPU does not wait for one thread to open them all."""
+
+        def prepare(number: int) -> dict[str, Tensor]:
+            return self.embedder.pixels([source for _, source in groups[number]])
+
+        threads = self.embedder.threads
+        if not threads or len(groups) < 2:
+            yield from map(prepare, range(len(groups)))
+            return
+        prefetch = Prefetch(prepare, range(len(groups)), threads, ahead=threads)
+        try:
+            for number in range(len(groups)):
+                yield prefetch.get([number])[0]
+        finally:
+            prefetch.close()
 
     def forward(self, chunk: Sequence[Prepared]) -> Tensor:
         """Embed a chunk: (n, D) float32, unit rows, with a graph.

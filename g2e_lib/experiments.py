@@ -16,7 +16,7 @@ from g2e_lib.config import code_fingerprint, fingerprint
 from g2e_lib.data import EvalRow, item_digests
 from g2e_lib.embedder import Embedder, default_device, default_dtype
 from g2e_lib.evaluate import describe_datasets, estimate, evaluate_mmeb, summarize
-from g2e_lib.launching import launch_file, train_launched
+from g2e_lib.launching import launch_file, release_memory, train_launched
 from g2e_lib.mining import Subset, data_digest, labelled_subsets, load_subsets, mine_subset, save_clusters
 from g2e_lib.saha import Miner
 from g2e_lib.store import Store
@@ -28,8 +28,8 @@ from g2e_lib.train_config import TrainConfig
 TRAIN_CODE = ("data.py", "embedder.py", "encoder.py", "gradcache.py", "mining.py", "processor.py", "prompts.py")
 TRAIN_CODE += ("qwen2vl.py", "saha.py", "teacher.py", "train.py", "train_config.py", "unime.py")
 TEST_CODE = ("checkpoint.py", "data.py", "embedder.py", "evaluate.py", "processor.py", "prompts.py", "qwen2vl.py")
-# Settings of TrainConfig that do not: where things are (their content counts), and what is written down meanwhile.
-NOT_DECISIVE = ("folder", "data", "images", "save_every", "report_to")
+# Settings of TrainConfig that do not: where things are (their content counts), memory, what is written down meanwhile.
+NOT_DECISIVE = ("folder", "data", "images", "chunk_size", "save_every", "report_to")
 # How the embedder shows items where nothing else is said.
 SHOWN = {name: inspect.signature(Embedder).parameters[name].default for name in ("images", "max_length")}
 LIBRARIES = ("torch", "transformers", "peft", "accelerate")
@@ -117,7 +117,7 @@ class Laboratory:
         self.digests = item_digests(i for one in rows.values() for row in one for i in (row.query, *row.candidates))
         self.tested = fingerprint(
             {
-                name: [[self.digests[row.query], *(self.digests[one] for one in row.candidates)] for row in some]
+                name: [fingerprint([self.digests[one] for one in (row.query, *row.candidates)]) for row in some]
                 for name, some in rows.items()
             }
         )
@@ -206,6 +206,7 @@ class Laboratory:
                 files["start"] = str(self.train(arm.start, seed))
             config = replace(config, **files)
             train_launched(config, self.launch) if self.launch else train(config)
+            release_memory()
         return folder / ADAPTER
 
     def embedder(self, arm: Arm | None, seed: int = 0, prompt: str = "") -> Embedder:

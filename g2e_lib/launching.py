@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+import yaml
 
 from g2e_lib import config as places
 from g2e_lib.train_config import TrainConfig, write_config
@@ -32,6 +33,21 @@ def launch_file(launch: str) -> Path:
     return path
 
 
+def release_memory() -> None:
+    """Give back what a training or an embedder held on the GPU: a trainer and its loss refer to each other."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def processes_here(file: Path) -> list[str]:
+    """Options by which a configuration of one machine with GPUs starts as many processes as GPUs are here."""
+    settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    is_for_gpus = not settings.get("use_cpu") and settings.get("num_machines", 1) == 1
+    gpus = torch.cuda.device_count() if is_for_gpus else 0
+    return ["--num_processes", str(gpus)] if gpus else []
+
+
 def train_launched(config: TrainConfig, launch: str) -> None:
     """Do what `train` does, in processes of their own; their settings stay beside the run's folder.
 
@@ -46,10 +62,8 @@ def train_launched(config: TrainConfig, launch: str) -> None:
     settings = Path(f"{config.folder}.yaml")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch_file(launch))]
     write_config(config, settings)
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()  # the processes train on this one's GPU as well
-    command += ["-m", "g2e_lib.train", str(settings)]
+    release_memory()  # the processes train on this one's GPU as well
+    command += [*processes_here(launch_file(launch)), "-m", "g2e_lib.train", str(settings)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         try:
             said = _pass_on(process)
@@ -59,8 +73,9 @@ def train_launched(config: TrainConfig, launch: str) -> None:
     if process.returncode:
         reasons = re.findall(r"train: (?! *\d+%)(.+)", said)  # not the bar; accelerate's own remarks come after them
         lines = reasons or said.split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), f"it ended with status {process.returncode}")
-        raise RuntimeError(f"training under {launch} failed: {last.strip()}")
+        words = [line.strip() for line in lines if any(map(str.isalpha, line))]
+        reason = words[-1] if words else f"it ended with status {process.returncode}"
+        raise RuntimeError(f"training under {launch} failed: {reason}")
 
 
 def _pass_on(process: subprocess.Popen) -> str:

@@ -335,10 +335,15 @@ def _nearest_targets(
 
     for start in range(0, len(pairs), MAX_BLOCK):
         rows = np.arange(start, min(start + MAX_BLOCK, len(pairs)))
-        for row, found in zip(rows, search.nearest(rows, 4 * top_k + 1), strict=True):
-            targets = keep(row, *found)
-            if len(targets) < top_k and len(found[0]) < total:  # rare: too many were dropped, so rank them all
-                targets = keep(row, *next(search.nearest(np.array([row]), total)))
+        kept: dict[int, np.ndarray] = {}
+        waiting, count = rows, 4 * top_k + 1
+        while len(waiting):  # where too many were dropped, look further, all such rows together
+            for row, found in zip(waiting, search.nearest(waiting, count), strict=True):
+                kept[row] = keep(row, *found)
+            lacks = np.array([len(kept[row]) < top_k for row in waiting])
+            waiting, count = (waiting[lacks], 4 * count) if count < total else (waiting[:0], count)
+        for row in rows:
+            targets = kept[row]
             offsets = rng.integers(0, pairs.start[targets + 1] - pairs.start[targets])
             clusters.append(np.concatenate(([row], pairs.owners[pairs.start[targets] + offsets])))
     return clusters

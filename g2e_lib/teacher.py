@@ -123,4 +123,4 @@ def load_teacher(path: Path, subsets: Sequence[Subset]) -> tuple[np.ndarray, str
             embeddings = [file.get_tensor(subset.name) for subset in subsets]
     except SafetensorError as error:
         raise ValueError(f"{path} holds no teacher embeddings ({error}): write it again") from None
-    return np.concatenate(embeddings), metadata["teacher"]
+    return embeddings[0] if len(embeddings) == 1 else np.concatenate(embeddings), metadata["teacher"]

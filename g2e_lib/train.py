@@ -131,7 +131,7 @@ class Trainer:
         if config.teacher:
             check_language_only(self.weights, config)
             embeddings, content["taught by"] = load_teacher(Path(config.teacher), subsets)
-            self.teacher = torch.from_numpy(embeddings).to(accelerator.device)
+            self.teacher = torch.from_numpy(embeddings)  # gigabytes for a large teacher: stays in the machine's memory
         self.settings = {**asdict(config), **content}
         self.optimizer = torch.optim.AdamW(self.weights.values(), lr=0.0, weight_decay=config.weight_decay)
         self.cache = GradCache(self.encoder, self._loss, config.chunk_size)
@@ -162,7 +162,7 @@ class Trainer:
             )
         self.similarities = describe_similarities(similarity, is_negative)
         if self.teacher is not None:
-            sentences, taught = torch.cat((queries, targets)), self.teacher[ids]
+            sentences, taught = torch.cat((queries, targets)), self.teacher[ids.cpu()].to(ids.device)
             return distillation_loss(sentences, torch.cat((taught[:, 0], taught[:, 1])), config.temperature)
         if config.negatives != "all":
             return chosen_loss(queries, targets, is_negative, config.temperature)

@@ -335,10 +335,12 @@ def prepare_benchmark(
             f"{len(wrong)} images are missing or broken, such as {', '.join(wrong[:SHOWN])} (all in "
             f"{one.root / download.VERIFIED}): run `python -m g2e_lib.download repair`, or set broken_images to 'skip'"
         )
-    evaluated = [
-        name.removeprefix(f"{download.EVAL_IMAGES}/") for name in wrong if name.startswith(download.EVAL_IMAGES)
-    ]
-    write_json(one.root / SKIPPED, [name for name in wrong if not name.startswith(download.EVAL_IMAGES)])
+    # Of all tables, so that profiles which share the folder do not undo each other's list.
+    tables = read_note(one.root / download.VERIFIED).values()
+    listed = sorted({name for table in tables for name in (*table["missing"], *table["broken"])})
+    prefix = f"{download.EVAL_IMAGES}/"
+    write_json(one.root / SKIPPED, [name for name in listed if not name.startswith(prefix)])
+    evaluated = [name.removeprefix(prefix) for name in listed if name.startswith(prefix)]
     write_json(one.root / download.EVAL_IMAGES / SKIPPED, evaluated)
     return one, f"{one.root.name}: {total} images in {len(verified)} tables, {len(wrong)} of them skipped"
 

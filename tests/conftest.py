@@ -17,6 +17,11 @@ SHARED = Path(os.environ.get("G2E_TEST_DATA", Path(__file__).resolve().parents[2
 SMALL = benchmark.Size(queries=12, pairs=30, candidates=10, families=20)
 
 
+def pytest_collection_modifyitems(items):
+    """What takes minutes comes first, or one process would be left with it at the end."""
+    items.sort(key=lambda item: "notebooks" not in item.keywords)
+
+
 @pytest.fixture(scope="session")
 def embedder():
     from g2e_lib.embedder import Embedder

@@ -96,6 +96,13 @@ def test_images_that_no_archive_has_are_listed(complete, hub, tmp_path, monkeypa
     assert download.main(["verify", *arguments]) == 1
     assert download.main(["download", *arguments]) == 1
     assert f"eval/CIRR: {path}\n1 images are missing or broken" in capsys.readouterr().out
+    asked = len(hub.requests)
+    assert download.download(root, Wanted(("CIRR",), parts=())).missing == {"eval/CIRR": [path]}
+    assert len(hub.requests) == asked  # no archive is fetched for it again, and no network is needed
+    monkeypatch.undo()
+    for name, value in hub.environment().items():
+        monkeypatch.setenv(name, value)
+    assert repair(root, Wanted(("CIRR",), parts=())).is_complete  # asks again
 
 
 def test_a_cut_download_goes_on(hub, hub_folder, tmp_path, monkeypatch):

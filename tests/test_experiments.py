@@ -32,6 +32,17 @@ def test_an_arm_runs_once(laboratory, monkeypatch):
         laboratory.run(Arm("SaHa", miner=Miner("saha", 2), settings={"temperature": 0.5}))
 
 
+def test_memory_is_no_part_of_what_a_run_is(laboratory):
+    """Lowering it after running out of memory goes on with the same run."""
+    arm = Arm("in-batch")
+    key = laboratory._key(arm, 0)
+    for name, value in (("chunk_size", 2), ("save_every", 1), ("report_to", "tensorboard")):
+        laboratory.common[name] = value
+        assert laboratory._key(arm, 0) == key
+    laboratory.common["steps"] = 3
+    assert laboratory._key(arm, 0) != key
+
+
 def test_zero_shot_is_no_training(laboratory):
     assert "log" not in laboratory.zero_shot("hierarchical")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from g2e_lib import launching
+from g2e_lib import config, launching
 from g2e_lib.experiments import Arm, Laboratory
 from g2e_lib.glyphworld import benchmark
 from g2e_lib.launching import train_launched
@@ -96,3 +96,13 @@ def test_an_interruption_lets_accelerate_end_its_processes(stand_in, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         train_launched(replace(config, steps=1), "launch/cpu.yaml")
     assert (tmp_path / "ended").exists()
+
+
+def test_as_many_processes_as_there_are_gpus(monkeypatch):
+    monkeypatch.setattr(launching.torch.cuda, "device_count", lambda: 3)
+    found = {path.name: launching.processes_here(path) for path in (config.ROOT / "launch").glob("*.yaml")}
+    assert found == {
+        "cpu.yaml": [],
+        "fsdp.yaml": ["--num_processes", "3"],
+        "one_machine.yaml": ["--num_processes", "3"],
+    }

@@ -132,10 +132,11 @@ def test_a_scale_of_rows_does_not_matter():
 # --- rivals --------------------------------------------------------------------------------------------------------
 
 
-def test_topk_and_threshold_equal_their_definitions():
-    q, t, positive_of = random_pairs(3, 90, 40, 5, is_coarse=False)
+@pytest.mark.parametrize("count", [40, 600])  # of targets; of many, most near ones are dropped
+def test_topk_and_threshold_equal_their_definitions(count):
+    q, t, positive_of = random_pairs(3, 90, count, 5, is_coarse=False)
     similarity = (q / np.linalg.norm(q, axis=1, keepdims=True)) @ (t / np.linalg.norm(t, axis=1, keepdims=True)).T
-    has_owner = np.isin(np.arange(40), positive_of)
+    has_owner = np.isin(np.arange(count), positive_of)
     for method, margin in (("topk", np.inf), ("threshold", 0.1)):
         clusters = Miner(method, top_k=3).mine(q, t, positive_of)
         assert [cluster[0] for cluster in clusters] == list(range(90))

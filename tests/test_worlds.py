@@ -101,6 +101,16 @@ def test_skip_leaves_out_what_needs_them_and_counts(data, caplog):
     assert not used & {data / name for name in spoilt}
 
 
+def test_profiles_that_share_the_data_do_not_undo_each_others_list(data):
+    spoil(data)
+    prepare_benchmark("mmeb", SMALL, FEW, "skip", is_fresh=True)
+    listed = [json.loads((data / folder / SKIPPED).read_text()) for folder in (".", download.EVAL_IMAGES)]
+    fewer = Wanted(("MSCOCO_i2t",), parts=())
+    prepare_benchmark("mmeb", SMALL, fewer)
+    assert [json.loads((data / folder / SKIPPED).read_text()) for folder in (".", download.EVAL_IMAGES)] == listed
+    assert len(json.loads((data / download.VERIFIED).read_text())) == 5
+
+
 def test_repaired_data_are_whole_again(data, hub):
     spoil(data)
     prepare_benchmark("mmeb", SMALL, FEW, "skip", is_fresh=True)

@@ -14,6 +14,8 @@ from datasets import Dataset
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, set_seed
 
 from g2e_lib.config import EMBEDDED_MODELS, code_fingerprint, fingerprint
+from g2e_lib.data import unique
+from g2e_lib.embedder import default_device
 from g2e_lib.evaluate import estimate
 from g2e_lib.glyphworld.sentences import paraphrases
 from g2e_lib.gradcache import TEMPERATURE
@@ -142,7 +144,9 @@ def judge_teacher(folder: Path, pairs: Sequence[tuple[str, str]], store: Store) 
         pairs: N pairs; the other sentence is looked for among those of all.
         store: keeps its embeddings.
     """
-    ones, others = (embed_sentences(folder, side, store) for side in zip(*pairs, strict=True))
+    sentences, rows = unique(sentence for pair in pairs for sentence in pair)
+    embeddings = embed_sentences(folder, sentences, store, default_device())[rows]
+    ones, others = embeddings[::2], embeddings[1::2]
     similarity = ones @ others.T
     own = similarity.diagonal().copy()
     np.fill_diagonal(similarity, -np.inf)
