@@ -312,8 +312,7 @@ def read_captions(archive: Path) -> dict[str, str]:
             }
     except (zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise ValueError(f"archive {archive} is damaged ({error}): delete it and download it again") from None
-    # By number where names are numbers, so that the first few are the same everywhere.
-    names = sorted(pictures & set(texts), key=lambda name: (len(name), name))
+    names = pictures & set(texts)
     if not names:
         raise ValueError(f"archive {archive} has no files caption/NAME.txt beside image/NAME.jpg: check {URBAN}")
     return {f"image/{name}.jpg": texts[name] for name in names}

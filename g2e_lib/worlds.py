@@ -15,15 +15,7 @@ import pyarrow.parquet as pq
 
 from g2e_lib import config, download
 from g2e_lib.config import fingerprint
-from g2e_lib.data import (
-    SKIPPED,
-    TRAIN_SCHEMA,
-    EvalRow,
-    Item,
-    dataset_of,
-    read_mmeb_eval,
-    skipped_images,
-)
+from g2e_lib.data import SKIPPED, TRAIN_SCHEMA, EvalRow, Item, dataset_of, read_mmeb_eval, skipped_images
 from g2e_lib.download import Wanted
 from g2e_lib.fetch import read_note
 from g2e_lib.glyphworld import benchmark, crepe, sentences

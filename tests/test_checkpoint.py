@@ -50,6 +50,9 @@ def test_other_architectures_are_refused(copy):
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="of type 'llava', but only 'qwen2_vl'"):
         load_model(copy, "float32")
+    (copy / "processor_config.json").unlink()  # as a model of text alone has none
+    with pytest.raises(ValueError, match="of type 'llava', but only 'qwen2_vl'"):
+        Embedder.from_pretrained(copy)
 
 
 def test_fingerprint_follows_content(copy):

@@ -12,6 +12,18 @@ def test_fingerprint_sees_every_change_and_no_order():
     assert config.fingerprint(1) != config.fingerprint("1")
 
 
+def test_a_file_is_read_once_until_it_changes(tmp_path, monkeypatch):
+    path, read = tmp_path / "file", []
+    digest = config.hashlib.file_digest
+    monkeypatch.setattr(config.hashlib, "file_digest", lambda *given: read.append(1) or digest(*given))
+    path.write_bytes(b"one")
+    first = config.file_digest(path)
+    assert config.file_digest(path) == first
+    assert len(read) == 1
+    path.write_bytes(b"two")  # as long as before
+    assert config.file_digest(path) != first
+
+
 def test_file_digest_is_sha256_also_through_the_hub_cache(tmp_path):
     expected = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"  # of "hello", from sha256sum
     (tmp_path / "file").write_text("hello")

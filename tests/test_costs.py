@@ -64,6 +64,12 @@ def test_the_question(monkeypatch, capsys):
     assert costs.confirm(chosen, asks=False)
 
 
+def test_it_is_said_how_many_gpus_train():
+    told = "Training takes one GPU unless `-p launch"
+    assert told in costs.describe(costs.estimate(settings("evening")))
+    assert told not in costs.describe(costs.estimate(settings("saha-2b")))
+
+
 def test_a_no_runs_nothing(monkeypatch):
     monkeypatch.setattr(costs, "confirm", lambda _: False)
     monkeypatch.setattr(run, "run", lambda *_: pytest.fail("ran"))

@@ -22,6 +22,13 @@ def test_eval_rows_lose_the_placeholder_and_get_absolute_images(tmp_path):
     assert rows == [EvalRow(Item("name it", tmp_path / "pictures/a/1.jpg"), (Item("cat"), Item("dog")))]
 
 
+def test_rows_share_their_candidates(tmp_path):
+    """A dataset's thousand candidates may belong to each of its thousand rows."""
+    write(tmp_path / "Set" / "test-00000-of-00001.parquet", [eval_record(), eval_record()], EVAL_SCHEMA)
+    one, other = read_mmeb_eval(tmp_path, "Set", tmp_path)
+    assert all(a is b for a, b in zip(one.candidates, other.candidates, strict=True))
+
+
 def test_shards_are_read_in_order_and_limited(tmp_path):
     for shard in (1, 0):
         records = [eval_record(qry_text=f"{shard}-{i}") for i in range(2)]

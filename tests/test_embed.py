@@ -37,6 +37,15 @@ def test_the_notebooks_find_everything_done(prepared, monkeypatch, capsys):
     truth.compare_miners(bench.root, embedder, subsets, bench.training_facts(["Crop", "ColourQA"]), miners, cache)
 
 
+def test_out_of_memory_is_a_sentence(prepared, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("out of memory with a single input")
+
+    monkeypatch.setattr(embed, "embed_zero_shot", fail)
+    assert embed.main(["mini", "--only", "01", *ZERO_SHOT]) == 2
+    assert "embed: out of memory with a single input" in capsys.readouterr().err
+
+
 def test_errors_are_sentences(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(config, "RESULTS", tmp_path)
     assert embed.main(["mini"]) == 2

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from g2e_lib import encoder as encoder_module
 from g2e_lib.embedder import Embedder
 from g2e_lib.encoder import Encoder
 from g2e_lib.gradcache import GradCache, info_nce
@@ -25,6 +26,16 @@ def test_embeds_like_the_embedder(embedder, mixed_items, prompt, role):
     expected = prompted.encode(mixed_items, role)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_allclose(few, expected[:3], atol=1e-5)
+
+
+def test_threads_that_open_images_change_no_bit(fresh, mixed_items, monkeypatch):
+    monkeypatch.setattr(encoder_module, "IMAGES_AT_ONCE", 2)
+    encoder, found = Encoder(fresh), []
+    for threads in (0, 3):
+        fresh.threads = threads
+        with torch.no_grad():
+            found.append(encoder(encoder.prepare(mixed_items, "query")))
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("trains_vision", [False, True])

@@ -1,5 +1,7 @@
 """Arms, their memory, and their comparison."""
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from g2e_lib.evaluate import estimate
 from g2e_lib.experiments import Arm, Laboratory, ablation_arms, compare_arms, main_arms, run_ablations
 from g2e_lib.glyphworld import benchmark
 from g2e_lib.saha import Miner
+from g2e_lib.train import Trainer
 
 COMMON = {"steps": 2, "pairs_per_step": 6, "chunk_size": 50, "learning_rate": 1e-3, "warmup_steps": 0}
 
@@ -30,6 +33,12 @@ def test_an_arm_runs_once(laboratory, monkeypatch):
         laboratory.run(arm, seed=1)
     with pytest.raises(TypeError):
         laboratory.run(Arm("SaHa", miner=Miner("saha", 2), settings={"temperature": 0.5}))
+
+
+def test_nothing_of_a_training_stays_in_memory(laboratory):
+    """A trainer refers to itself through its loss; on a GPU its model would stay beside the next one's."""
+    laboratory.train(Arm("in-batch"))
+    assert not [one for one in gc.get_objects() if isinstance(one, Trainer)]
 
 
 def test_memory_is_no_part_of_what_a_run_is(laboratory):
