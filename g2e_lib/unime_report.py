@@ -74,7 +74,7 @@ def retrieval_table(metrics: Mapping[str, Any], profile: str) -> pd.DataFrame:
             cells = {title: f"{row[c]:.1f}" for c, title in zip(columns, TASKS.values(), strict=True)}
             label = f"paper, {row.model} {row.params}: {row.method}"
             rows.append({"": label, "captions": sets, **cells, "n": "–"})
-    captions = metrics.get("retrieval_name", "GlyphWorld")
+    captions = metrics["retrieval_name"]
     for name, tasks in metrics["retrieval"].items():
         cells = {title: interval(tasks[task]) if task in tasks else "–" for task, title in TASKS.items()}
         n = " / ".join(str(tasks[task]["n"]) for task in ("short_i2t", "long_i2t"))

@@ -46,6 +46,7 @@ def unime():
             "SaHa": {"UniME stage 1 + 2": difference(-4)},
         },
         "retrieval": {"UniME stage 1": tasks},
+        "retrieval_name": "GlyphWorld",
         "filter": {"as stage 2 begins": judged},
         "filter_used": "beta = 0.1",
         "negatives": {"hard": [records], "easy": [records, records]},
