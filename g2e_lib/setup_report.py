@@ -180,8 +180,9 @@ def speed_figure(benchmarks: Mapping[str, Any]) -> Figure:
     axes[2].plot(*np.array(ours).T, label="SaHa", markersize=4, **look(1))
     slow = [(n, np.median(one["row_at_a_time_seconds"])) for n, one in sizes if "row_at_a_time_seconds" in one]
     axes[2].plot(*np.array(slow).T, label="a row at a time", **{**look(0), "linestyle": "none"})
-    axes[2].legend(frameon=False)
     axes[2].set(xscale="log", yscale="log", title="mining: seconds", xlabel="pairs")
+    axes[2].set_ylim(bottom=min(value for _, value in ours) / 5)  # room for the legend below the line
+    axes[2].legend(frameon=False, loc="lower right")
     axes[2].set_xticks([n for n, _ in ours], [f"{n:,}".replace(",", " ") for n, _ in ours])
     axes[2].xaxis.set_minor_formatter(NullFormatter())
     for axis in axes[1:]:
