@@ -25,10 +25,8 @@ TRAINING_PASSES = 3  # forward once without and once with a graph; frozen weight
 GB_PER_EMBEDDING = 2048 * 4 / 1e9
 # Trainings a seed with the notebooks' own lists: at full length, and as long as ablations are.
 RUNS = {"03_training": (4, 0), "04_ablations": (20, 0), "05_unime": (2, 9)}
-CREPE_ITEMS, CREPE_MODELS = 30_000, 6  # captions and photos of both sets; models besides the untrained one's prompts
-
-
 TRAINED = [stem[3:] for stem in RUNS]
+CREPE_ITEMS, CREPE_MODELS = 30_000, 6  # captions and photos of both sets; models besides the untrained one's prompts
 
 
 @dataclass(frozen=True)

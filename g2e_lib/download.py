@@ -218,7 +218,7 @@ def download(root: Path, wanted: Wanted) -> Inventory:
         (TRAIN, MMEB_TRAIN, wanted.train_revision),
     ):
         if any(key.startswith(f"{folder}/") for key in (*missing.tables, *missing.to_bring)):
-            _bring_mmeb(root, folder, HubFolder(repository, _pinned(root, repository, revision)), wanted, missing)
+            _bring_mmeb(root, folder, _hub(root, repository, revision), wanted, missing)
     _bring_unime(root, missing)
     missing = take_inventory(root, wanted)
     photos = [one for key, some in missing.to_bring.items() if key.startswith("sugarcrepe") for one in some]
@@ -241,13 +241,13 @@ def bytes_to_bring(root: Path, wanted: Wanted) -> int:
     ):
         names = {key.partition("/")[2] for key in (*missing.tables, *missing.to_bring) if key.startswith(f"{folder}/")}
         if names:
-            sizes = HubFolder(repository, _pinned(root, repository, revision)).sizes
+            sizes = _hub(root, repository, revision).sizes
             files = {one for one in sizes if one.partition("/")[0] in names and one.endswith(".parquet")}
             files |= {_archive(folder, name) for name in names}
             total += sum(sizes.get(one, 0) for one in files)
     for repository, folder in ((NLI, NLI_FOLDER), (URBAN, URBAN_FOLDER)):
         if _lacks(missing, folder):
-            sizes = HubFolder(repository, _pinned(root, repository, "main")).sizes
+            sizes = _hub(root, repository).sizes
             total += sum(sizes.get(one, 0) for one in (NLI_FILES.values() if repository == NLI else sizes))
     return total
 
@@ -261,13 +261,18 @@ def _archive(folder: str, name: str) -> str:
     return "images.zip" if folder == EVAL else f"images_zip/{name}.zip"
 
 
+def _hub(root: Path, repository: str, revision: str = "main") -> HubFolder:
+    """A repository at the commit that was noted for it, if there is one."""
+    return HubFolder(repository, _pinned(root, repository, revision))
+
+
 def _pinned(root: Path, repository: str, revision: str) -> str:
     """The commit noted for this repository and revision, if there is one, so that data never change underfoot."""
     noted = read_note(root / SOURCES).get(repository, {})
     return noted["commit"] if noted.get("revision") == revision else revision
 
 
-def _note_source(root: Path, hub: HubFolder, revision: str) -> None:
+def _note_source(root: Path, hub: HubFolder, revision: str = "main") -> None:
     noted = read_note(root / SOURCES)
     if noted.get(hub.repository, {}).get("commit") != hub.commit:  # whose archives may have what others lack
         (root / ABSENT).unlink(missing_ok=True)
@@ -277,13 +282,13 @@ def _note_source(root: Path, hub: HubFolder, revision: str) -> None:
 def _bring_unime(root: Path, missing: Inventory) -> None:
     """Sentences as the hub has them; long captions gathered from an archive's text files into one table."""
     if _lacks(missing, NLI_FOLDER):
-        hub = HubFolder(NLI, _pinned(root, NLI, "main"))
-        _note_source(root, hub, "main")
+        hub = _hub(root, NLI)
+        _note_source(root, hub)
         for name in NLI_FILES.values():
             hub.get(name, root / NLI_FOLDER)
     if _lacks(missing, URBAN_FOLDER):
-        hub = HubFolder(URBAN, _pinned(root, URBAN, "main"))
-        _note_source(root, hub, "main")
+        hub = _hub(root, URBAN)
+        _note_source(root, hub)
         archives = [name for name in hub.sizes if name.endswith(".zip")]
         if len(archives) != 1:
             raise ValueError(f"{URBAN} at {hub.commit} has {len(archives)} zip files instead of one")

@@ -59,11 +59,11 @@ def train_launched(config: TrainConfig, launch: str) -> None:
         ValueError: there is no such accelerate configuration.
         RuntimeError: training failed; the message is the last thing it said.
     """
-    settings = Path(f"{config.folder}.yaml")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch_file(launch))]
+    settings, file = Path(f"{config.folder}.yaml"), launch_file(launch)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
     write_config(config, settings)
     release_memory()  # the processes train on this one's GPU as well
-    command += [*processes_here(launch_file(launch)), "-m", "g2e_lib.train", str(settings)]
+    command += [*processes_here(file), "-m", "g2e_lib.train", str(settings)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         try:
             said = _pass_on(process)

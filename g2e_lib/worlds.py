@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from g2e_lib import config, download
 from g2e_lib.config import fingerprint
-from g2e_lib.data import SKIPPED, TRAIN_SCHEMA, EvalRow, Item, dataset_of, read_mmeb_eval, skipped_images
+from g2e_lib.data import SKIPPED, EvalRow, Item, dataset_of, read_mmeb_eval, skipped_images
 from g2e_lib.download import Wanted
 from g2e_lib.fetch import read_note
 from g2e_lib.glyphworld import benchmark, crepe, sentences
@@ -209,14 +208,8 @@ class MmebBenchmark:
         """
         pairs = self._pairs("train")
         drawn = random.Random("sentences").sample(pairs, limit if 0 < limit < len(pairs) else len(pairs))
-        rows = [dict.fromkeys(TRAIN_SCHEMA.names, "") | {"qry": one, "pos_text": other} for one, other in drawn]
-
-        def build(partial: Path) -> None:
-            path = partial / PAIRS / "original-00000-of-00001.parquet"
-            path.parent.mkdir(parents=True)
-            pq.write_table(pa.Table.from_pylist(rows, TRAIN_SCHEMA), path)
-
-        return build_once(config.CACHE / f"sentences-{fingerprint(drawn)}", build), PAIRS
+        folder = config.CACHE / f"sentences-{fingerprint(drawn)}"
+        return build_once(folder, lambda partial: sentences.write_pairs(partial, PAIRS, drawn)), PAIRS
 
     def held_out_sentences(self, limit: int = 0) -> list[tuple[str, str]]:
         """Such pairs from the split "dev", by which a teacher is judged: the first `limit` of them, 0 for all."""
@@ -259,11 +252,8 @@ class MmebBenchmark:
         # By number: "2.jpg" before "10.jpg".
         paths = sorted(set(texts) - skipped, key=lambda path: (len(path.name), path.name))[: limit or None]
         images, captions = [Item("", path) for path in paths], [Item(texts[path]) for path in paths]
-        for task, queries, targets in (("long_i2t", images, captions), ("long_t2i", captions, images)):
-            rows[task] = [
-                EvalRow(query, (targets[i], *targets[:i], *targets[i + 1 :])) for i, query in enumerate(queries)
-            ]
-        return rows
+        rows["long_i2t"] = sentences.retrieval_rows(images, captions)
+        return rows | {"long_t2i": sentences.retrieval_rows(captions, images)}
 
     def _lists(self) -> dict[str, list[str]]:
         paths = {place: self.root / place / SKIPPED for place in (".", download.EVAL_IMAGES)}
@@ -294,6 +284,11 @@ def _published(dataset: str) -> dict[str, Any]:
     return table.loc[dataset, ["meta_task", "distribution", "train_pairs"]].to_dict()
 
 
+def _faulty(verified: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The images that are missing or broken in any table; see download.verify."""
+    return sorted({name for table in verified.values() for name in (*table["missing"], *table["broken"])})
+
+
 def prepare_benchmark(
     world: World, size: benchmark.Size, wanted: Wanted, policy: Policy = "stop", is_fresh: bool = False
 ) -> tuple[Benchmark, str]:
@@ -320,7 +315,7 @@ def prepare_benchmark(
     one = MmebBenchmark(wanted, policy)
     download.download(one.root, wanted)
     verified = download.verified(one.root, wanted, is_fresh)
-    wrong = sorted({name for table in verified.values() for name in (*table["missing"], *table["broken"])})
+    wrong = _faulty(verified)
     total = sum(table["images"] for table in verified.values())
     if wrong and policy == "stop":
         raise ValueError(
@@ -328,8 +323,7 @@ def prepare_benchmark(
             f"{one.root / download.VERIFIED}): run `python -m g2e_lib.download repair`, or set broken_images to 'skip'"
         )
     # Of all tables, so that profiles which share the folder do not undo each other's list.
-    tables = read_note(one.root / download.VERIFIED).values()
-    listed = sorted({name for table in tables for name in (*table["missing"], *table["broken"])})
+    listed = _faulty(read_note(one.root / download.VERIFIED))
     prefix = f"{download.EVAL_IMAGES}/"
     write_json(one.root / SKIPPED, [name for name in listed if not name.startswith(prefix)])
     evaluated = [name.removeprefix(prefix) for name in listed if name.startswith(prefix)]

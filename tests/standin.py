@@ -357,15 +357,15 @@ class Project:
     Args:
         root: its folder.
         hub: has data and model.
-        profiles: by name what notebooks with which parameters; the first is the one that `run` runs.
+        profile: the name of the one that `run` runs.
+        settings: what notebooks with which parameters it has here.
     """
 
-    def __init__(self, root: Path, hub: Hub, profiles: dict[str, dict[str, dict]]) -> None:
-        self.root, self.profile = root, next(iter(profiles))
+    def __init__(self, root: Path, hub: Hub, profile: str, settings: dict[str, dict]) -> None:
+        self.root, self.profile = root, profile
         self.results = root / "results" / self.profile
         (root / "profiles").mkdir()
-        for name, notebooks in profiles.items():
-            (root / "profiles" / f"{name}.yaml").write_text(yaml.safe_dump(notebooks, sort_keys=False))
+        (root / "profiles" / f"{profile}.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
         self.environment = {**os.environ, **hub.environment(), "G2E_CACHE": str(root / "cache")}
         self.environment |= {"HF_HOME": str(root / "hf"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(config.ROOT)}
 

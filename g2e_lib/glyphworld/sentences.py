@@ -5,7 +5,7 @@ evaluation with short and with long captions, in which every caption is true of 
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,6 +42,19 @@ def paraphrases(count: int, split: Split) -> list[tuple[str, str]]:
     return list(pairs)
 
 
+def write_pairs(root: Path, subset: str, pairs: Sequence[tuple[str, str]]) -> None:
+    """Write pairs of sentences as one training subset in MMEB-train's format, in a folder that is not there yet."""
+    rows = [dict.fromkeys(TRAIN_SCHEMA.names, "") | {"qry": query, "pos_text": target} for query, target in pairs]
+    (root / subset).mkdir(parents=True)
+    path = root / subset / "original-00000-of-00001.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, TRAIN_SCHEMA), path, compression="none")
+
+
+def retrieval_rows(queries: Sequence[Item], targets: Sequence[Item]) -> list[EvalRow]:
+    """Rows in which target i is right for query i, and all other targets are wrong."""
+    return [EvalRow(query, (targets[i], *targets[:i], *targets[i + 1 :])) for i, query in enumerate(queries)]
+
+
 def prepare_paraphrases(cache: Path, count: int, split: Split = "train") -> Path:
     """A folder with one training subset, PARAPHRASES, in MMEB-train's format; made if it is not there.
 
@@ -51,14 +64,7 @@ def prepare_paraphrases(cache: Path, count: int, split: Split = "train") -> Path
         split: whose scenes.
     """
     root = cache / f"paraphrases-{fingerprint([VERSION, count, split, code_fingerprint(CODE)])}"
-
-    def build(partial: Path) -> None:
-        rows = [dict.fromkeys(TRAIN_SCHEMA.names, "") | {"qry": q, "pos_text": t} for q, t in paraphrases(count, split)]
-        (partial / PARAPHRASES).mkdir(parents=True)
-        path = partial / PARAPHRASES / "original-00000-of-00001.parquet"
-        pq.write_table(pa.Table.from_pylist(rows, TRAIN_SCHEMA), path, compression="none")
-
-    return build_once(root, build)
+    return build_once(root, lambda partial: write_pairs(partial, PARAPHRASES, paraphrases(count, split)))
 
 
 def captioned_scenes(style: str, count: int, split: Split) -> list[tuple[Scene, str]]:
@@ -103,8 +109,5 @@ def prepare_retrieval(cache: Path, count: int = 300, split: Split = "test") -> d
     rows: dict[str, list[EvalRow]] = {}
     for style, some in made.items():
         images, texts = [Item("", folder / picture.path) for picture, _ in some], [Item(text) for _, text in some]
-        for direction, queries, targets in (("i2t", images, texts), ("t2i", texts, images)):
-            rows[f"{style}_{direction}"] = [
-                EvalRow(query, (targets[i], *targets[:i], *targets[i + 1 :])) for i, query in enumerate(queries)
-            ]
+        rows |= {f"{style}_i2t": retrieval_rows(images, texts), f"{style}_t2i": retrieval_rows(texts, images)}
     return rows

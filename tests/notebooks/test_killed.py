@@ -52,7 +52,7 @@ def make_project(root, hub):
         sliced = {name: value for name, value in SLICE.items() if name in known}
         settings[notebook.stem] = config.load_profile(PROFILE)[notebook.stem] | sliced
     assert [stem[:2] for stem in settings] == list(NUMBERS)
-    return Project(root, hub, {PROFILE: settings})
+    return Project(root, hub, PROFILE, settings)
 
 
 @pytest.fixture(scope="module")

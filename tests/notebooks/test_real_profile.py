@@ -34,6 +34,11 @@ SMALLER = {
 }  # fmt: skip
 
 
+def cut_down(profile, smaller):
+    """A profile's settings with smaller ones in their place."""
+    return {notebook: values | smaller.get(notebook, {}) for notebook, values in config.load_profile(profile).items()}
+
+
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     """The papers' data with a hundred rows a subset, a tiny Qwen2-VL in its released form, and a tiny text teacher."""
@@ -51,9 +56,7 @@ def hub(tmp_path_factory):
 @pytest.fixture(scope="module")
 def project(hub, tmp_path_factory):
     """The whole profile, run once."""
-    profile = config.load_profile(PROFILE)
-    smaller = {notebook: values | SMALLER.get(notebook, {}) for notebook, values in profile.items()}
-    one = Project(tmp_path_factory.mktemp("real"), hub, {PROFILE: smaller})
+    one = Project(tmp_path_factory.mktemp("real"), hub, PROFILE, cut_down(PROFILE, SMALLER))
     done = one.run(check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "GPU-hours" in done.stdout  # what the real one would cost
@@ -116,9 +119,7 @@ def test_the_authors_release_is_evaluated_as_their_code_does(hub, tmp_path):
     adapted.save_pretrained(released, save_embedding_layers=False)
     few = {"datasets": ["VOC2007", "MSCOCO_i2t"]}
     smaller = {"00_setup": few, "01_zero_shot": {"limit": 2, "gap_pairs": 2, "attention_pairs": 2, "dtype": "float32"}}
-    project = Project(
-        tmp_path, hub, {"saha-2b": {name: values | smaller.get(name, {}) for name, values in profile.items()}}
-    )
+    project = Project(tmp_path, hub, "saha-2b", cut_down("saha-2b", smaller))
     done = project.run(check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     zero_shot = project.metrics("zero_shot")
