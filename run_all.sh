@@ -90,4 +90,4 @@ if [ "${1:-}" = test ]; then
     # Side by side on up to four cores, a file's tests on one of them.
     exec "$PYTHON" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
 fi
-exec "$PYTHON" -m g2e_lib.run "$@"
+exec "$PYTHON" -m g2e_lib run "$@"

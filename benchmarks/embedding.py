@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from g2e_lib.config import resolve_model
 from g2e_lib.embedder import Embedder
-from g2e_lib.glyphworld.language import long_caption, questions, short_caption
-from g2e_lib.glyphworld.render import render
-from g2e_lib.glyphworld.scenes import sample_scene
+from g2e_lib.glyphworld.world.language import long_caption, questions, short_caption
+from g2e_lib.glyphworld.world.render import render
+from g2e_lib.glyphworld.world.scenes import sample_scene
+from g2e_lib.project.config import resolve_model
+from g2e_lib.project.provenance import environment, processor_name
 from g2e_lib.prompts import render as render_prompt
-from g2e_lib.provenance import environment, processor_name
 
 PROMPT, PLAIN_BATCH = "hierarchical", 16
 

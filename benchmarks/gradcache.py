@@ -23,11 +23,11 @@ from torch import Tensor
 
 from g2e_lib.embedder import Embedder
 from g2e_lib.encoder import Encoder, Prepared
-from g2e_lib.glyphworld.language import short_caption
-from g2e_lib.glyphworld.render import render
-from g2e_lib.glyphworld.scenes import sample_scene
+from g2e_lib.glyphworld.world.language import short_caption
+from g2e_lib.glyphworld.world.render import render
+from g2e_lib.glyphworld.world.scenes import sample_scene
 from g2e_lib.gradcache import TEMPERATURE, GradCache, info_nce
-from g2e_lib.provenance import environment, memory_mib, processor_name, reset_peak_memory
+from g2e_lib.project.provenance import environment, memory_mib, processor_name, reset_peak_memory
 from g2e_lib.train import add_adapter
 from g2e_lib.train_config import TrainConfig
 

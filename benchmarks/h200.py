@@ -23,17 +23,18 @@ from PIL import Image
 from transformers import AutoTokenizer, Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from g2e_lib.checkpoint import default_attention
-from g2e_lib.config import resolve_model
-from g2e_lib.costs import PEAK_FLOPS
+from g2e_lib.backbone.checkpoint import default_attention
+from g2e_lib.backbone.images import ImageRule
+from g2e_lib.backbone.processor import G2EProcessor
+from g2e_lib.backbone.qwen2vl import PACKED_ATTENTION
 from g2e_lib.embedder import Embedder
 from g2e_lib.encoder import Encoder
 from g2e_lib.gradcache import GradCache, info_nce
-from g2e_lib.processor import G2EProcessor, ImageRule
-from g2e_lib.provenance import environment, processor_name
-from g2e_lib.qwen2vl import PACKED_ATTENTION
+from g2e_lib.project.config import resolve_model
+from g2e_lib.project.provenance import environment, processor_name
+from g2e_lib.project.store import write_json
 from g2e_lib.saha import mine_clusters
-from g2e_lib.store import write_json
+from g2e_lib.scale.costs import PEAK_FLOPS
 from g2e_lib.train_config import LANGUAGE_LAYERS
 
 ADDED = "im_start im_end object_ref_start object_ref_end box_start box_end quad_start quad_end vision_start vision_end"

@@ -14,7 +14,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from g2e_lib.provenance import environment, memory_mib, processor_name, reset_peak_memory
+from g2e_lib.project.provenance import environment, memory_mib, processor_name, reset_peak_memory
 from g2e_lib.saha import POOL_MULT, TOP_K, mine_clusters
 
 CASES = {  # rows, dimensions, unique targets

@@ -28,13 +28,13 @@ class _RegisterProcessor(importlib.abc.MetaPathFinder):
 
         def execute_and_register(module: ModuleType) -> None:
             execute(module)
-            importlib.import_module("g2e_lib.processor")
+            importlib.import_module("g2e_lib.backbone.processor")
 
         spec.loader.exec_module = execute_and_register
         return spec
 
 
 if _AUTO_PROCESSOR_MODULE in sys.modules:
-    importlib.import_module("g2e_lib.processor")
+    importlib.import_module("g2e_lib.backbone.processor")
 else:
     sys.meta_path.insert(0, _RegisterProcessor())

@@ -23,7 +23,7 @@ from transformers import Qwen2VLForConditionalGeneration
 from transformers import __version__ as transformers_version
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from g2e_lib.checkpoint import (
+from g2e_lib.backbone.checkpoint import (
     apply_adapter,
     base_of_adapter,
     checkpoint_fingerprint,
@@ -32,25 +32,20 @@ from g2e_lib.checkpoint import (
     load_model,
     load_processor,
 )
-from g2e_lib.config import code_fingerprint
-from g2e_lib.data import Item, unique
-from g2e_lib.processor import (
-    G2EProcessor,
-    ImageRule,
-    Prefetch,
-    default_threads,
-    get_image_rule,
-    image_size,
-    open_image,
-)
+from g2e_lib.backbone.images import ImageRule, Prefetch, default_threads, get_image_rule
+from g2e_lib.backbone.processor import G2EProcessor
+from g2e_lib.backbone.qwen2vl import Prefix, encode_prefix, hidden_states, prefix_length
+from g2e_lib.data.images import image_size, open_image
+from g2e_lib.data.items import Item, item_digests, unique
+from g2e_lib.project.config import code_fingerprint
+from g2e_lib.project.store import Store
 from g2e_lib.prompts import VISION_BLOCK, Prompt, Role, get_prompt, render_parts
-from g2e_lib.qwen2vl import Prefix, encode_prefix, hidden_states, prefix_length
 
 logger = logging.getLogger(__name__)
 
 MIN_SHARING, MIN_PREFIX = 8, 8  # inputs and tokens; below, running a common beginning once does not pay
 # Source files that decide what an embedding is; their content is part of every cache key.
-CODE = ("embedder.py", "processor.py", "prompts.py", "qwen2vl.py")
+CODE = ("embedder.py", "backbone/images.py", "backbone/processor.py", "prompts.py", "backbone/qwen2vl.py")
 
 Embeddable = str | Image.Image | Mapping[str, Any] | Item
 
@@ -472,3 +467,49 @@ class Embedder:
         flat = not self.images.has_markers
         hidden = hidden_states(self.model, ids.to(self.device), **on_device, prefix=prefix, has_flat_positions=flat)
         return hidden[torch.arange(len(tokens)), last].float().cpu().numpy()
+
+
+SHARD = 4096  # items encoded between two writes to the store: what a killed run loses at most
+
+
+def embedding_shards(
+    embedder: Embedder, items: Sequence[Item], role: str, digests: Mapping[Item, str]
+) -> list[tuple[dict[str, Any], Sequence[Item]]]:
+    """The parts in which `encode_cached` embeds items, each with its key in the store.
+
+    Args:
+        embedder: with its prompt.
+        items: to embed.
+        role: "query" or "target".
+        digests: for each item a digest of its content.
+    """
+    shards = [items[start : start + SHARD] for start in range(0, len(items), SHARD)]
+    return [({**embedder.key(role), "items": [digests[item] for item in shard]}, shard) for shard in shards]
+
+
+def encode_cached(
+    embedder: Embedder,
+    items: Sequence[Item],
+    role: str,
+    store: Store,
+    digests: Mapping[Item, str] | None = None,
+    show_progress: bool = True,
+) -> np.ndarray:
+    """Embed items through the store, in shards, so that a killed run resumes at the last shard.
+
+    Args:
+        embedder: with its prompt.
+        items: to embed, in any order, without repetitions.
+        role: "query" or "target".
+        store: keeps the shards.
+        digests: for each item a digest of its content, if known already (see `item_digests`).
+        show_progress: draw a progress bar for shards that are computed.
+
+    Returns:
+        (N, D) float32, unit rows, in the order of `items`.
+    """
+    digests = item_digests(items) if digests is None else digests
+    parts = []
+    for key, shard in embedding_shards(embedder, items, role, digests):
+        parts.append(store.array(key, lambda s=shard: embedder.encode(s, role, show_progress=show_progress)))
+    return np.concatenate(parts) if parts else np.empty((0, embedder.dimension), dtype=np.float32)

@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from g2e_lib.data import Item
+from g2e_lib.backbone.images import Prefetch
+from g2e_lib.backbone.qwen2vl import encode_images, encode_prefix, hidden_states, prefix_length
+from g2e_lib.data.items import Item
 from g2e_lib.embedder import Embedder, Input, Tokens, shared_prefix
-from g2e_lib.processor import Prefetch
 from g2e_lib.prompts import Role
-from g2e_lib.qwen2vl import encode_images, encode_prefix, hidden_states, prefix_length
 
 MIN_FILL = 0.75  # rows run together while the shortest has at least this share of the longest one's own tokens
 IMAGES_AT_ONCE = 16

@@ -7,74 +7,20 @@ model they were mined from by checksum.
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from g2e_lib.config import code_fingerprint, fingerprint
-from g2e_lib.data import TRAIN_NAMES, Item, Pair, item_digests, read_mmeb_train, unique
-from g2e_lib.embedder import Embedder
-from g2e_lib.evaluate import encode_cached
-from g2e_lib.report import reference
+from g2e_lib.data.items import unique
+from g2e_lib.data.mmeb import TRAIN_NAMES
+from g2e_lib.data.subsets import Subset, subset_digest
+from g2e_lib.embedder import Embedder, encode_cached
+from g2e_lib.project.config import code_fingerprint, fingerprint
+from g2e_lib.project.published import reference
+from g2e_lib.project.store import Store, read_json, write_text
 from g2e_lib.saha import Miner
-from g2e_lib.store import Store, read_json, write_text
-
-
-@dataclass(frozen=True)
-class Subset:
-    """A training subset.
-
-    Attributes:
-        name: of the subset.
-        pairs: N pairs in row order, which is an input of mining.
-        targets: the M distinct targets, in order of first appearance.
-        positive_of: (N,) int64, the target row of each pair.
-    """
-
-    name: str
-    pairs: list[Pair]
-    targets: list[Item]
-    positive_of: np.ndarray
-
-
-def load_subsets(
-    data: Path, names: Sequence[str], images: str = "", split: str = "original", fraction: float = 1.0, limit: int = 0
-) -> list[Subset]:
-    """Read training subsets.
-
-    Args:
-        data: folder with one folder a subset, in MMEB-train's format.
-        names: subsets.
-        images: folder that image paths are relative to; "" is the parent of `data`.
-        split: such as "original".
-        fraction: share of each subset's pairs, the first ones.
-        limit: at most this many pairs of each subset, before the fraction is taken; 0 means all.
-
-    Raises:
-        ValueError: an unknown subset, or one without pairs.
-    """
-    subsets = []
-    for name in names:
-        pairs = read_mmeb_train(data, name, Path(images) if images else data.parent, split, limit)
-        pairs = pairs[: max(1, round(fraction * len(pairs)))]
-        if not pairs:
-            raise ValueError(f"subset {name!r} in {data} has no pairs: leave it out, or download it again")
-        targets, positive_of = unique(pair.target for pair in pairs)
-        subsets.append(Subset(name, pairs, targets, positive_of))
-    return subsets
-
-
-def subset_digest(subset: Subset) -> str:
-    """A digest of the content of all pairs, images included, in row order."""
-    digests = item_digests(item for pair in subset.pairs for item in (pair.query, pair.target))
-    return fingerprint([[digests[pair.query], digests[pair.target]] for pair in subset.pairs])
-
-
-def data_digest(subsets: Sequence[Subset]) -> str:
-    """One digest of all subsets."""
-    return fingerprint({subset.name: subset_digest(subset) for subset in subsets})
 
 
 def embed_subset(embedder: Embedder, subset: Subset, store: Store) -> tuple[np.ndarray, np.ndarray]:
@@ -83,18 +29,6 @@ def embed_subset(embedder: Embedder, subset: Subset, store: Store) -> tuple[np.n
     return encode_cached(embedder, queries, "query", store)[rows], encode_cached(
         embedder, subset.targets, "target", store
     )
-
-
-def find_subset(subsets: Sequence[Subset], name: str) -> Subset:
-    """The subset of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = {subset.name: subset for subset in subsets}
-    if name not in found:
-        raise ValueError(f"there is no subset {name!r} here: choose one of {', '.join(found)}")
-    return found[name]
 
 
 def labelled_subsets(facts: Mapping[str, Mapping[str, Any]] | None = None) -> set[str]:

@@ -32,19 +32,20 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from g2e_lib.checkpoint import checkpoint_fingerprint
-from g2e_lib.config import fingerprint
-from g2e_lib.data import Item, item_digests
+from g2e_lib.backbone.checkpoint import checkpoint_fingerprint
+from g2e_lib.backbone.sharding import shard_frozen_layers, wants_sharding
+from g2e_lib.backbone.teacher import load_teacher
+from g2e_lib.data.items import Item, item_digests
+from g2e_lib.data.subsets import Subset, data_digest, load_subsets
 from g2e_lib.embedder import Embedder, default_device
 from g2e_lib.encoder import Encoder
 from g2e_lib.gradcache import GradCache, info_nce
-from g2e_lib.mining import Subset, data_digest, load_clusters, load_subsets
+from g2e_lib.mining import load_clusters
+from g2e_lib.project.config import fingerprint
+from g2e_lib.project.provenance import environment, memory_mib, processor_name, reset_peak_memory
+from g2e_lib.project.store import atomic_path, write_json, write_text
+from g2e_lib.project.tracking import NONE, Log, check_tracker, read_log
 from g2e_lib.prompts import VISION_BLOCK, render
-from g2e_lib.provenance import environment, memory_mib, processor_name, reset_peak_memory
-from g2e_lib.sharding import shard_frozen_layers, wants_sharding
-from g2e_lib.store import atomic_path, write_json, write_text
-from g2e_lib.teacher import load_teacher
-from g2e_lib.tracking import NONE, Log, check_tracker, read_log
 from g2e_lib.train_config import TrainConfig, read_config
 from g2e_lib.unime import choose_negatives, chosen_loss, distillation_loss
 

@@ -32,7 +32,7 @@ everywhere() {
         everywhere "$GPUS_PER_NODE" "$MAIN_ADDRESS" "$MAIN_PORT" "$@"
 }
 
-everywhere -m g2e_lib.embed "$PROFILE"
+everywhere -m g2e_lib embed "$PROFILE"
 if [ -n "$CONFIG" ]; then
     everywhere -m g2e_lib.train "$CONFIG"
 fi

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from g2e_lib.data import Item
+from g2e_lib.data.items import Item
 from g2e_lib.glyphworld import benchmark
 
 SHARED = Path(os.environ.get("G2E_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -62,8 +62,8 @@ def untrained():
     """A new model and its processor, with a tokenizer of few words."""
     import random
 
-    from g2e_lib.glyphworld.corpus import sample_conversation
-    from g2e_lib.glyphworld.model import build_model, build_processor, build_tokenizer
+    from g2e_lib.glyphworld.pretraining.corpus import sample_conversation
+    from g2e_lib.glyphworld.pretraining.model import build_model, build_processor, build_tokenizer
 
     rng = random.Random(0)
     processor = build_processor(

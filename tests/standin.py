@@ -30,13 +30,13 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
-from g2e_lib import config
-from g2e_lib.data import EVAL_SCHEMA, IMAGE_PLACEHOLDER, TRAIN_NAMES, TRAIN_SCHEMA
-from g2e_lib.download import COCO, CREPE, CREPE_PP, MMEB_EVAL, MMEB_TRAIN, NLI, NLI_FILES, URBAN
-from g2e_lib.glyphworld.language import long_caption, short_caption
-from g2e_lib.glyphworld.render import render
-from g2e_lib.glyphworld.scenes import sample_scene
-from g2e_lib.sugarcrepe import SUGARCREPE, SUGARCREPE_PP
+from g2e_lib.data.download import COCO, CREPE, CREPE_PP, MMEB_EVAL, MMEB_TRAIN, NLI, NLI_FILES, URBAN
+from g2e_lib.data.mmeb import EVAL_SCHEMA, IMAGE_PLACEHOLDER, TRAIN_NAMES, TRAIN_SCHEMA
+from g2e_lib.data.sugarcrepe import SUGARCREPE, SUGARCREPE_PP
+from g2e_lib.glyphworld.world.language import long_caption, short_caption
+from g2e_lib.glyphworld.world.render import render
+from g2e_lib.glyphworld.world.scenes import sample_scene
+from g2e_lib.project import config
 
 PROFILE = "qwen2-vl-2b"  # that notebooks are run with
 ADDED_TOKENS = [

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from g2e_lib import config
+from g2e_lib.project import config
 
 
 def test_the_reduced_run(tmp_path):

@@ -8,9 +8,10 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from g2e_lib import embedder as embedder_module
-from g2e_lib.config import resolve_model
-from g2e_lib.data import Item
-from g2e_lib.embedder import Embedder, as_item, open_image
+from g2e_lib.data.images import open_image
+from g2e_lib.data.items import Item
+from g2e_lib.embedder import Embedder, as_item
+from g2e_lib.project.config import resolve_model
 
 BASE = resolve_model("glyphworld-base")
 
@@ -246,7 +247,7 @@ def test_real_photos_and_the_real_tokenizer(embedder, shared_data, tmp_path):
     from transformers import Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    from g2e_lib.processor import G2EProcessor
+    from g2e_lib.backbone.processor import G2EProcessor
 
     folder = shared_data / "qwen2_tokenizer"
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]

@@ -10,14 +10,15 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import constants
 
-from g2e_lib import download, fetch, publish
 from g2e_lib import train as training
-from g2e_lib.checkpoint import checkpoint_folder
-from g2e_lib.config import resolve_model
-from g2e_lib.download import MMEB_EVAL, Wanted
+from g2e_lib.backbone.checkpoint import checkpoint_folder
+from g2e_lib.data import download, fetch
+from g2e_lib.data.download import MMEB_EVAL, Wanted
 from g2e_lib.embedder import Embedder
+from g2e_lib.experiments.benchmarks import MmebBenchmark
+from g2e_lib.project.config import resolve_model
+from g2e_lib.scale import publish
 from g2e_lib.train_config import TrainConfig
-from g2e_lib.worlds import MmebBenchmark
 
 URL = download.CREPE.format(revision="main", name="add_obj")
 TABLE = "CIRR/test-00000-of-00001.parquet"

@@ -6,20 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from g2e_lib.data import Item
-from g2e_lib.mining import (
-    data_digest,
-    describe_clusters,
-    embed_subset,
-    find_subset,
-    labelled_subsets,
-    load_clusters,
-    load_subsets,
-    mine_subset,
-    save_clusters,
-)
+from g2e_lib.data.items import Item
+from g2e_lib.data.subsets import data_digest, find_subset, load_subsets
+from g2e_lib.mining import describe_clusters, embed_subset, labelled_subsets, load_clusters, mine_subset, save_clusters
+from g2e_lib.project.store import Store
 from g2e_lib.saha import Miner, mine_clusters
-from g2e_lib.store import Store
 
 NAMES = ("ObjectName", "CaptionT2I")
 
@@ -123,6 +114,6 @@ def test_data_digest_sees_content_and_order(subsets):
 
 
 def test_empty_subset(small_build, monkeypatch):
-    monkeypatch.setattr("g2e_lib.mining.read_mmeb_train", lambda *_: [])
+    monkeypatch.setattr("g2e_lib.data.subsets.read_mmeb_train", lambda *_: [])
     with pytest.raises(ValueError, match="subset 'Crop' in .* has no pairs: leave it out"):
         load_subsets(small_build / "train", ["Crop"])

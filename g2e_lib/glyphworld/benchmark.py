@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from g2e_lib.config import code_fingerprint, file_digest, fingerprint
-from g2e_lib.data import EVAL_SCHEMA, TRAIN_SCHEMA, EvalRow, read_mmeb_eval
+from g2e_lib.data.items import EvalRow
+from g2e_lib.data.mmeb import EVAL_SCHEMA, TRAIN_SCHEMA, read_mmeb_eval
 from g2e_lib.glyphworld.datasets import DATASETS, Dataset, Example, Picture, Side, World
-from g2e_lib.glyphworld.scenes import Crop, Label, Meaning, Split, matches, meaning_record
-from g2e_lib.glyphworld.vocabulary import KIND_OF
-from g2e_lib.store import build_once, read_json, write_json
+from g2e_lib.glyphworld.world.scenes import Crop, Label, Meaning, Split, matches, meaning_record
+from g2e_lib.glyphworld.world.vocabulary import KIND_OF
+from g2e_lib.project.config import code_fingerprint, file_digest, fingerprint
+from g2e_lib.project.store import build_once, read_json, write_json
 
 CHECKSUMS = Path(__file__).with_name("checksums.json")  # identities of builds of some sizes
 VERSION = 1  # raise when the content changes

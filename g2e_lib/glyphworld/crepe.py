@@ -12,13 +12,20 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from g2e_lib.config import code_fingerprint, file_digest, fingerprint
+from g2e_lib.data.sugarcrepe import (
+    SUGARCREPE,
+    SUGARCREPE_PP,
+    CrepeRow,
+    read_sugarcrepe,
+    read_sugarcrepe_pp,
+    with_images,
+)
 from g2e_lib.glyphworld.datasets import Picture
-from g2e_lib.glyphworld.language import join_with_and, with_article
-from g2e_lib.glyphworld.scenes import RELATIONS, Claim, Relation, Scene, Split, Thing, sample_scene
-from g2e_lib.glyphworld.vocabulary import COLOURS, HELD_OUT, OBJECTS
-from g2e_lib.store import build_once, write_json
-from g2e_lib.sugarcrepe import SUGARCREPE, SUGARCREPE_PP, CrepeRow, read_sugarcrepe, read_sugarcrepe_pp, with_images
+from g2e_lib.glyphworld.world.language import join_with_and, with_article
+from g2e_lib.glyphworld.world.scenes import RELATIONS, Claim, Relation, Scene, Split, Thing, sample_scene
+from g2e_lib.glyphworld.world.vocabulary import COLOURS, HELD_OUT, OBJECTS
+from g2e_lib.project.config import code_fingerprint, file_digest, fingerprint
+from g2e_lib.project.store import build_once, write_json
 
 VERSION = 1  # raise when the content changes
 PLAIN, PLUS, MANIFEST = "sugarcrepe", "sugarcrepe_pp", "manifest.json"  # folders of the two, beside images/

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from g2e_lib.data import IMAGE_PLACEHOLDER
-from g2e_lib.glyphworld.language import Question, edits, long_caption, questions, short_caption
-from g2e_lib.glyphworld.render import TILTED, Style, crop_cell, render
-from g2e_lib.glyphworld.scenes import RELATIONS, Label, Meaning, Scene, Split, Thing, sample_scene
-from g2e_lib.glyphworld.vocabulary import COLOURS, KIND_OF, KINDS, NUMBERS, OBJECTS, PLACES
+from g2e_lib.data.mmeb import IMAGE_PLACEHOLDER
+from g2e_lib.glyphworld.world.language import Question, edits, long_caption, questions, short_caption
+from g2e_lib.glyphworld.world.render import TILTED, Style, crop_cell, render
+from g2e_lib.glyphworld.world.scenes import RELATIONS, Label, Meaning, Scene, Split, Thing, sample_scene
+from g2e_lib.glyphworld.world.vocabulary import COLOURS, KIND_OF, KINDS, NUMBERS, OBJECTS, PLACES
 
 FAMILY_SIZE = 4
 

@@ -1,6 +1,6 @@
 """Pictures of the embedded world for people: what it contains, how it is described, what the benchmark asks.
 
-Each function gives tiles (see g2e_lib.pictures) whose `image` is a picture; `save_gallery` writes them to the results.
+Each function gives tiles (see pictures) whose `image` is a picture; `save_gallery` writes them to the results.
 """
 
 import random
@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from g2e_lib.data import EvalRow, Item
-from g2e_lib.glyphworld.language import long_caption, questions, short_caption
-from g2e_lib.glyphworld.render import STEEP, TILTED, Style, crop_cell, render
-from g2e_lib.glyphworld.scenes import Scene, Thing, sample_scene
-from g2e_lib.glyphworld.vocabulary import COLOURS, KIND_OF, OBJECTS
-from g2e_lib.pictures import save_picture
+from g2e_lib.data.items import EvalRow, Item
+from g2e_lib.glyphworld.world.language import long_caption, questions, short_caption
+from g2e_lib.glyphworld.world.render import STEEP, TILTED, Style, crop_cell, render
+from g2e_lib.glyphworld.world.scenes import Scene, Thing, sample_scene
+from g2e_lib.glyphworld.world.vocabulary import COLOURS, KIND_OF, OBJECTS
+from g2e_lib.project.pictures import save_picture
 
 
 def object_tiles() -> list[dict[str, Any]]:

@@ -11,12 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from g2e_lib.config import code_fingerprint, fingerprint
-from g2e_lib.data import TRAIN_SCHEMA, EvalRow, Item
+from g2e_lib.data.items import EvalRow, Item
+from g2e_lib.data.mmeb import TRAIN_SCHEMA
 from g2e_lib.glyphworld.datasets import Picture
-from g2e_lib.glyphworld.language import long_caption, short_caption
-from g2e_lib.glyphworld.scenes import Claim, Scene, Split, sample_scene
-from g2e_lib.store import build_once
+from g2e_lib.glyphworld.world.language import long_caption, short_caption
+from g2e_lib.glyphworld.world.scenes import Claim, Scene, Split, sample_scene
+from g2e_lib.project.config import code_fingerprint, fingerprint
+from g2e_lib.project.store import build_once
 
 VERSION = 1  # raise when the content changes
 PARAPHRASES = "Paraphrases"  # the training subset's name

@@ -13,14 +13,14 @@ import numpy as np
 from datasets import Dataset
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, set_seed
 
-from g2e_lib.config import EMBEDDED_MODELS, code_fingerprint, fingerprint
-from g2e_lib.data import unique
+from g2e_lib.backbone.teacher import embed_sentences, teacher_folder, teacher_identity
+from g2e_lib.data.items import unique
 from g2e_lib.embedder import default_device
-from g2e_lib.evaluate import estimate
+from g2e_lib.evaluation.statistics import estimate
 from g2e_lib.glyphworld.sentences import paraphrases
 from g2e_lib.gradcache import TEMPERATURE
-from g2e_lib.store import Store, build_once
-from g2e_lib.teacher import embed_sentences, teacher_folder, teacher_identity
+from g2e_lib.project.config import EMBEDDED_MODELS, code_fingerprint, fingerprint
+from g2e_lib.project.store import Store, build_once
 
 CODE = (*(f"glyphworld/{n}.py" for n in ("language", "scenes", "sentences", "text_teacher", "vocabulary")),)
 EMBEDDED = "glyphworld"  # the name of this teacher

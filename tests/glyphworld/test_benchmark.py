@@ -8,12 +8,12 @@ import pytest
 from conftest import SMALL
 from PIL import Image
 
-from g2e_lib.data import read_mmeb_eval, read_mmeb_train
+from g2e_lib.data.mmeb import read_mmeb_eval, read_mmeb_train
 from g2e_lib.glyphworld import benchmark
 from g2e_lib.glyphworld.benchmark import eval_rows, train_pairs
 from g2e_lib.glyphworld.datasets import DATASETS, Picture, World
-from g2e_lib.glyphworld.scenes import Crop, Scene, matches, meaning_from_record
-from g2e_lib.glyphworld.vocabulary import HELD_OUT
+from g2e_lib.glyphworld.world.scenes import Crop, Scene, matches, meaning_from_record
+from g2e_lib.glyphworld.world.vocabulary import HELD_OUT
 
 META_TASKS = {"classification", "vqa", "retrieval", "grounding"}
 SIZE = benchmark.Size(queries=60, pairs=200, candidates=30, families=40)

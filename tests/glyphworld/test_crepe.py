@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from g2e_lib.data.sugarcrepe import SUGARCREPE, SUGARCREPE_PP, read_sugarcrepe, read_sugarcrepe_pp, with_images
 from g2e_lib.glyphworld.crepe import (
     PLAIN,
     PLUS,
@@ -14,8 +15,7 @@ from g2e_lib.glyphworld.crepe import (
     make_statements,
     prepare_crepe,
 )
-from g2e_lib.glyphworld.scenes import Scene, Thing, sample_scene
-from g2e_lib.sugarcrepe import SUGARCREPE, SUGARCREPE_PP, read_sugarcrepe, read_sugarcrepe_pp, with_images
+from g2e_lib.glyphworld.world.scenes import Scene, Thing, sample_scene
 
 SCENE = Scene("white", (Thing(0, "sun", "red"), Thing(1, "star", "blue"), Thing(2, "king", "green")))
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from g2e_lib.glyphworld.scenes import sample_scene
+from g2e_lib.data.subsets import load_subsets
 from g2e_lib.glyphworld.sentences import (
     CAPTIONS,
     PARAPHRASES,
@@ -13,8 +13,8 @@ from g2e_lib.glyphworld.sentences import (
     prepare_paraphrases,
     prepare_retrieval,
 )
-from g2e_lib.glyphworld.vocabulary import BACKGROUNDS, COLOURS
-from g2e_lib.mining import load_subsets
+from g2e_lib.glyphworld.world.scenes import sample_scene
+from g2e_lib.glyphworld.world.vocabulary import BACKGROUNDS, COLOURS
 
 
 def test_paraphrases_are_distinct_sentences_about_the_same():

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from g2e_lib.embedder import Embedder
+from g2e_lib.project.tracking import read_log
 from g2e_lib.saha import mine_clusters
-from g2e_lib.train import read_log, train
+from g2e_lib.train import train
 from g2e_lib.train_config import TrainConfig
 
 pytestmark = [

@@ -18,7 +18,8 @@ import pytest
 from conftest import SHARED
 from standin import Hub, Project, build_models
 
-from g2e_lib import config, run
+from g2e_lib.project import config
+from g2e_lib.project import runner as run
 
 pytestmark = pytest.mark.notebooks
 

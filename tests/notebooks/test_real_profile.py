@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from standin import PROFILE, Hub, Project, build_crepe, build_mmeb, build_models, build_unime
 from transformers import Qwen2VLForConditionalGeneration
 
-from g2e_lib import config
+from g2e_lib.project import config
 
 pytestmark = pytest.mark.notebooks
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from g2e_lib import config, run
+from g2e_lib.project import config
+from g2e_lib.project import runner as run
 
 pytestmark = pytest.mark.notebooks
 

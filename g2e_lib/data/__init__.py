@@ -1,0 +1,1 @@
+"""Items, MMEB, SugarCrepe, and the downloads that bring them."""

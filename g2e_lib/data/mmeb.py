@@ -1,0 +1,170 @@
+"""Items, pairs and evaluation rows, and the readers of MMEB's own format.
+
+MMEB-mini is written in this format, so the reader below is the one that reads TIGER-Lab/MMEB-eval and -train.
+"""
+
+import json
+import logging
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from g2e_lib.data.items import EvalRow, Item, Pair
+
+logger = logging.getLogger(__name__)
+
+
+# In a folder of images: a JSON list of those that are to be left out, with the rows that need them.
+SKIPPED = "skipped.json"
+
+
+IMAGE_PLACEHOLDER = "<|image_1|>"  # stands in a row's text where the image goes
+
+
+TRAIN_NAMES = {"ImageNet-1K": "ImageNet_1K"}  # evaluation datasets whose training subset is spelt differently
+
+
+EVAL_SCHEMA = pa.schema(
+    [
+        ("qry_text", pa.string()),
+        ("qry_img_path", pa.string()),
+        ("tgt_text", pa.list_(pa.string())),
+        ("tgt_img_path", pa.list_(pa.string())),
+    ]
+)
+
+
+TRAIN_SCHEMA = pa.schema(
+    [
+        (name, pa.string())
+        for name in ("qry", "qry_image_path", "pos_text", "pos_image_path", "neg_text", "neg_image_path")
+    ]
+)
+
+
+def dataset_of(subset: str) -> str:
+    """The evaluation dataset that a training subset belongs to.
+
+    >>> dataset_of("ImageNet_1K"), dataset_of("MSCOCO")
+    ('ImageNet-1K', 'MSCOCO')
+    """
+    return next((dataset for dataset, name in TRAIN_NAMES.items() if name == subset), subset)
+
+
+def skipped_images(image_root: Path) -> frozenset[Path] | None:
+    """The images listed in `skipped.json`, which rows may not need; None if there is no such list."""
+    path = image_root / SKIPPED
+    return frozenset(image_root / name for name in json.loads(path.read_text("utf-8"))) if path.exists() else None
+
+
+def _is_usable(item: Item, skipped: frozenset[Path]) -> bool:
+    return item.image not in skipped if item.image else bool(item.text)
+
+
+def _item(text: str | None, image: str | None, image_root: Path) -> Item:
+    text = (text or "").replace(IMAGE_PLACEHOLDER, "").strip()
+    return Item(text, image_root / image if image else None)
+
+
+def _subset_names(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and any(path.glob("*.parquet")))
+
+
+def read_rows(
+    root: Path, subset: str, split: str, limit: int = 0, columns: list[str] | None = None
+) -> list[dict[str, Any]]:
+    """Read `<root>/<subset>/<split>-*.parquet`, the layout of both MMEB repositories.
+
+    Args:
+        root: the data set's folder.
+        subset: a folder in it.
+        split: how its files' names begin.
+        limit: at most this many rows, the first ones; 0 means all.
+        columns: to read; None means all.
+
+    Raises:
+        ValueError: the folder, the subset or the split is not there.
+    """
+    if not root.is_dir():
+        raise ValueError(f"there is no data folder {root}: run notebook 00_setup first, which makes it")
+    files = sorted((root / subset).glob(f"{split}-*.parquet"))
+    if not (root / subset).is_dir():
+        raise ValueError(f"unknown subset {subset!r} in {root}: choose one of {', '.join(_subset_names(root))}")
+    if not files:
+        found = sorted({path.name.split("-")[0] for path in (root / subset).glob("*.parquet")})
+        raise ValueError(f"subset {subset!r} in {root} has no split {split!r}: choose one of {', '.join(found)}")
+    rows: list[dict[str, Any]] = []
+    for file in files:
+        if not limit or len(rows) < limit:
+            rows += pq.read_table(file, columns=columns).slice(0, limit - len(rows) if limit else None).to_pylist()
+    return rows
+
+
+def read_mmeb_eval(root: Path, subset: str, image_root: Path, limit: int = 0) -> list[EvalRow]:
+    """Read an evaluation subset (columns qry_text, qry_img_path, tgt_text, tgt_img_path).
+
+    Args:
+        root: the data set's folder.
+        subset: such as "MSCOCO_t2i".
+        image_root: the folder that image paths are relative to. If it holds a list `skipped.json`, rows whose query
+            or right candidate is in the list or empty are left out, and so are such other candidates.
+        limit: at most this many rows, the first ones; 0 means all.
+
+    Raises:
+        ValueError: no such folder or subset, or a row without candidates or with lists of unequal length.
+    """
+    rows, skipped, count, dropped = [], skipped_images(image_root), 0, 0
+
+    @cache  # the same thousand candidates may belong to every row
+    def make(text: str | None, image: str | None) -> Item:
+        return _item(text, image, image_root)
+
+    for number, row in enumerate(read_rows(root, subset, "test", limit)):
+        texts, images = row["tgt_text"], row["tgt_img_path"]
+        if not texts or len(texts) != len(images):
+            raise ValueError(
+                f"row {number} of {subset} has {len(texts)} candidate texts and {len(images)} candidate images; "
+                "both lists must have the same length, at least 1"
+            )
+        candidates = tuple(make(text, image) for text, image in zip(texts, images, strict=True))
+        query, count = make(row["qry_text"], row["qry_img_path"]), count + 1
+        if skipped is not None:
+            if not (_is_usable(query, skipped) and _is_usable(candidates[0], skipped)):
+                continue
+            usable = tuple(item for item in candidates if _is_usable(item, skipped))
+            dropped, candidates = dropped + len(candidates) - len(usable), usable
+        rows.append(EvalRow(query, candidates))
+    if dropped or len(rows) < count:
+        logger.warning("%s: skipped %d of %d rows and %d candidates", subset, count - len(rows), count, dropped)
+    return rows
+
+
+def read_mmeb_train(root: Path, subset: str, image_root: Path, split: str = "original", limit: int = 0) -> list[Pair]:
+    """Read a training subset (columns qry, qry_image_path, pos_text, pos_image_path; neg_* are not used).
+
+    Args:
+        root: the data set's folder.
+        subset: such as "MSCOCO_t2i".
+        image_root: the folder that image paths are relative to. If it holds a list `skipped.json`, pairs with an image
+            in the list or an empty side are left out.
+        split: "original" or "diverse_instruction".
+        limit: at most this many pairs, the first ones; 0 means all.
+    """
+    skipped = skipped_images(image_root)
+    columns = ["qry", "qry_image_path", "pos_text", "pos_image_path"]
+    pairs = [
+        Pair(
+            _item(row["qry"], row["qry_image_path"], image_root),
+            _item(row["pos_text"], row["pos_image_path"], image_root),
+        )
+        for row in read_rows(root, subset, split, limit, columns)
+    ]
+    if skipped is None:
+        return pairs
+    usable = [pair for pair in pairs if _is_usable(pair.query, skipped) and _is_usable(pair.target, skipped)]
+    if len(usable) < len(pairs):
+        logger.warning("%s: skipped %d of %d pairs", subset, len(pairs) - len(usable), len(pairs))
+    return usable

@@ -1,0 +1,1 @@
+"""Scores, statistics, probes of the model, and the truth about negatives."""

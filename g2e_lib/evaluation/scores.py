@@ -1,0 +1,155 @@
+"""Scores with intervals: MMEB's hit@1, averages over datasets, paired comparisons, and the modality gap.
+
+A result is first of all a vector of right and wrong answers a dataset, from which everything else follows.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from g2e_lib.data.items import EvalRow, Item, item_digests, unique
+from g2e_lib.embedder import Embedder, encode_cached
+from g2e_lib.evaluation.statistics import estimate, summarize
+from g2e_lib.project.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+def hit_at_one(
+    query_embeddings: np.ndarray, target_embeddings: np.ndarray, candidates: Sequence[Sequence[int]]
+) -> np.ndarray:
+    """Tell for each query whether its right candidate beats all others; a tie is wrong.
+
+    Args:
+        query_embeddings: (N, D) float32, unit rows.
+        target_embeddings: (M, D) float32, unit rows.
+        candidates: for each query its candidates' rows in `target_embeddings`, the right one first.
+
+    Returns:
+        (N,) bool.
+
+    >>> q, t = np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32)
+    >>> hit_at_one(q, t, [[0, 1], [0, 1]]).tolist()
+    [True, False]
+    """
+    right = np.empty(len(candidates), dtype=bool)
+    for i, rows in enumerate(candidates):
+        scores = target_embeddings[np.asarray(rows)] @ query_embeddings[i]
+        right[i] = len(scores) == 1 or scores[0] > scores[1:].max()
+    return right
+
+
+def evaluate_mmeb(
+    embedder: Embedder,
+    datasets: Mapping[str, Sequence[EvalRow]],
+    store: Store,
+    digests: Mapping[Item, str] | None = None,
+    show_progress: bool = True,
+) -> dict[str, np.ndarray]:
+    """Score an embedder on MMEB evaluation sets; items shared by several are encoded once.
+
+    Args:
+        embedder: with its prompt.
+        datasets: rows by dataset name.
+        store: keeps embeddings.
+        digests: content digests of all items, if known already.
+        show_progress: draw progress bars.
+
+    Returns:
+        For each dataset (N,) bool, right or wrong by query.
+    """
+    queries, query_rows = unique(row.query for rows in datasets.values() for row in rows)
+    targets, target_rows = unique(item for rows in datasets.values() for row in rows for item in row.candidates)
+    query_embeddings = encode_cached(embedder, queries, "query", store, digests, show_progress)
+    target_embeddings = encode_cached(embedder, targets, "target", store, digests, show_progress)
+    right, query_start, target_start = {}, 0, 0
+    for name, rows in datasets.items():
+        candidates = []
+        for row in rows:
+            candidates.append(target_rows[target_start : target_start + len(row.candidates)])
+            target_start += len(row.candidates)
+        embeddings = query_embeddings[query_rows[query_start : query_start + len(rows)]]
+        right[name] = hit_at_one(embeddings, target_embeddings, candidates)
+        query_start += len(rows)
+        chance = chance_level(rows)
+        if is_at_chance(right[name], chance):
+            logger.warning("%s: hit@1 %.1f %%, chance is %.1f %%", name, 100 * right[name].mean(), 100 * chance)
+    return right
+
+
+def chance_level(rows: Sequence[EvalRow]) -> float:
+    """The expected score of guessing, 0 to 1."""
+    return float(np.mean([1 / len(row.candidates) for row in rows]))
+
+
+def is_at_chance(right: np.ndarray, chance: float) -> bool:
+    """Tell whether a score's interval reaches down to chance level.
+
+    Args:
+        right: (N,) bool.
+        chance: expected score of guessing, 0 to 1.
+    """
+    return estimate({"": right}).low / 100 <= chance
+
+
+def describe_datasets(
+    datasets: Mapping[str, Sequence[EvalRow]], info: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Meta-task, distribution, number of queries and chance level in percent of each dataset."""
+    return {
+        name: {
+            "meta_task": info[name]["meta_task"],
+            "distribution": info[name]["distribution"],
+            "n": len(rows),
+            "chance": round(100 * chance_level(rows), 4),
+        }
+        for name, rows in datasets.items()
+    }
+
+
+def score_prompts(
+    embedder: Embedder,
+    prompts: Sequence[str],
+    datasets: Mapping[str, Sequence[EvalRow]],
+    info: Mapping[str, Mapping[str, Any]],
+    store: Store,
+    baselines: Sequence[str] = ("none", "hierarchical"),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """hit@1 of one model under several prompts, also compared with each other query by query.
+
+    Args:
+        embedder: the model; its own prompt is not used.
+        prompts: names.
+        datasets: rows by dataset name.
+        info: `meta_task` and `distribution` of each dataset.
+        store: keeps embeddings.
+        baselines: those of `prompts` that all others are compared with.
+        seed: of the bootstrap.
+
+    Returns:
+        `datasets`: facts about each; `prompts`: for each prompt estimates by group and dataset, and `right`, the
+        answers as a string of 0 and 1 for each dataset; `differences`: for each baseline, each other prompt's
+        estimates by group.
+    """
+    digests = item_digests(item for rows in datasets.values() for row in rows for item in (row.query, *row.candidates))
+    right = {name: evaluate_mmeb(embedder.with_prompt(name), datasets, store, digests) for name in prompts}
+    described = describe_datasets(datasets, info)
+    scores = {
+        prompt: {
+            "groups": summarize(one, info, seed=seed),
+            "datasets": {name: vars(estimate({name: values}, seed)) for name, values in one.items()},
+            "right": {name: "".join("01"[v] for v in values.astype(int)) for name, values in one.items()},
+        }
+        for prompt, one in right.items()
+    }
+    differences = {
+        baseline: {
+            prompt: summarize(right[prompt], info, right[baseline], seed) for prompt in prompts if prompt != baseline
+        }
+        for baseline in baselines
+        if baseline in right
+    }
+    return {"datasets": described, "prompts": scores, "differences": differences}

@@ -1,0 +1,184 @@
+"""Estimates with bootstrap intervals: means, paired differences, shares, averages over datasets."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+BOOTSTRAP_SAMPLES = 2000
+
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % bootstrap interval and the number of queries behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def _resampled_means(right: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Means of bootstrap samples of one dataset's queries: (BOOTSTRAP_SAMPLES,) float64.
+
+    Drawing N queries with replacement draws a multinomial number of each distinct value, which is much faster.
+    """
+    values, counts = np.unique(right, return_counts=True)
+    drawn = rng.multinomial(len(right), counts / len(right), size=BOOTSTRAP_SAMPLES)
+    return drawn @ values.astype(np.float64) / len(right)
+
+
+def estimate(right: Mapping[str, np.ndarray], seed: int = 0) -> Estimate:
+    """The mean over datasets of their scores, in percent, with a bootstrap over the queries of each dataset.
+
+    Args:
+        right: for each dataset (N,) bool or float; datasets weigh the same whatever their N, as in MMEB.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: there is no dataset.
+    """
+    return _estimate({name: np.asarray(values, dtype=np.float64) for name, values in right.items()}, seed)
+
+
+def paired_difference(right: Mapping[str, np.ndarray], baseline: Mapping[str, np.ndarray], seed: int = 0) -> Estimate:
+    """How much better one method is than another on the same queries, in points, with a paired bootstrap.
+
+    Args:
+        right: for each dataset (N,) bool of the method.
+        baseline: the same of the other method; the same datasets and queries in the same order.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: the two were not scored on the same queries.
+    """
+    if {n: len(r) for n, r in right.items()} != {n: len(r) for n, r in baseline.items()}:
+        raise ValueError("the two methods were not scored on the same datasets and queries: score both again")
+    return _estimate({n: right[n].astype(np.float64) - baseline[n] for n in right}, seed)
+
+
+def _bounds(samples: np.ndarray) -> np.ndarray:
+    """Both ends of the interval that bootstrap samples span: (2,) float64."""
+    return np.quantile(samples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+
+
+def _estimate(values: Mapping[str, np.ndarray], seed: int) -> Estimate:
+    if not values:
+        raise ValueError("there is no dataset to average over: name at least one")
+    rng = np.random.default_rng(seed)
+    samples = np.mean([_resampled_means(values[name], rng) for name in sorted(values)], axis=0)
+    low, high = _bounds(samples)
+    mean = np.mean([one.mean() for one in values.values()])
+    n = sum(len(one) for one in values.values())
+    return Estimate(*(round(float(100 * x), 4) for x in (mean, low, high)), n)
+
+
+def estimate_mean(values: np.ndarray, seed: int = 0) -> Estimate:
+    """The mean of any numbers in their own unit, with a bootstrap over them.
+
+    Args:
+        values: (N,) float.
+        seed: of the bootstrap.
+
+    >>> estimate_mean(np.array([2.0, 2.0]))
+    Estimate(value=2.0, low=2.0, high=2.0, n=2)
+    """
+    low, high = _bounds(_resampled_means(values, np.random.default_rng(seed)))
+    return Estimate(*(round(float(x), 6) for x in (values.mean(), low, high)), len(values))
+
+
+Counts = Mapping[str, Sequence[Sequence[int]]]  # for each dataset [part, whole] of every unit, such as a cluster
+
+
+def _ratio_samples(counts: Counts, rng: np.random.Generator) -> tuple[float, np.ndarray, int]:
+    """The mean over datasets of sum(part) / sum(whole), bootstrap samples of it over units, and the number of units."""
+    values, samples, n = [], [], 0
+    for name in sorted(counts):
+        units = np.array(counts[name], dtype=np.float64).reshape(-1, 2)
+        if not units[:, 1].sum():
+            continue
+        distinct, times = np.unique(units, axis=0, return_counts=True)  # few: see _resampled_means
+        drawn = rng.multinomial(len(units), times / len(units), size=BOOTSTRAP_SAMPLES) @ distinct
+        values.append(units[:, 0].sum() / units[:, 1].sum())
+        samples.append(drawn[:, 0] / np.maximum(drawn[:, 1], 1))
+        n += len(units)
+    if not values:
+        raise ValueError("there is nothing to count: mine clusters with at least one negative")
+    return float(np.mean(values)), np.mean(samples, axis=0), n
+
+
+def _ratio_estimate(value: float, samples: np.ndarray, n: int) -> Estimate:
+    return Estimate(*(round(float(100 * x), 4) for x in (value, *_bounds(samples))), n)
+
+
+def estimate_ratio(counts: Counts, seed: int = 0) -> Estimate:
+    """A share in percent, such as that of false negatives, with a bootstrap over units; datasets weigh the same.
+
+    Args:
+        counts: for each dataset [part, whole] of every unit.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: there is nothing to count.
+
+    >>> estimate_ratio({"a": [[1, 4]], "b": [[0, 4]]}).value
+    12.5
+    """
+    return _ratio_estimate(*_ratio_samples(counts, np.random.default_rng(seed)))
+
+
+def difference_of_ratios(counts: Counts, subtracted: Counts, seed: int = 0) -> Estimate:
+    """One share minus another, in points, over the datasets that have something to count in both.
+
+    The units (such as clusters of two miners) are different ones, so both are resampled independently; n is their sum.
+
+    Raises:
+        ValueError: there is nothing to count.
+    """
+    rng = np.random.default_rng(seed)
+    here, there = ({n for n, units in one.items() if sum(w for _, w in units)} for one in (counts, subtracted))
+    counts, subtracted = ({n: one[n] for n in here & there} for one in (counts, subtracted))
+    (one, one_samples, n), (other, other_samples, m) = _ratio_samples(counts, rng), _ratio_samples(subtracted, rng)
+    return _ratio_estimate(one - other, one_samples - other_samples, n + m)
+
+
+def group_names(info: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The averages MMEB reports: for each meta-task, IND, OOD and overall the datasets that enter.
+
+    Args:
+        info: for each dataset its `meta_task` and `distribution` ("IND" or "OOD").
+
+    >>> group_names({"A": {"meta_task": "vqa", "distribution": "IND"}})
+    {'vqa': ['A'], 'IND': ['A'], 'overall': ['A']}
+    """
+    groups: dict[str, list[str]] = {}
+    for attribute in ("meta_task", "distribution"):
+        for name, one in info.items():
+            groups.setdefault(one[attribute], []).append(name)
+    return {**groups, "overall": list(info)}
+
+
+def summarize(
+    right: Mapping[str, np.ndarray],
+    info: Mapping[str, Mapping[str, Any]],
+    baseline: Mapping[str, np.ndarray] | None = None,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Estimates for every group of datasets: scores, or paired differences if there is a baseline.
+
+    Args:
+        right: for each dataset (N,) bool.
+        info: `meta_task` and `distribution` of each dataset.
+        baseline: the same queries scored with another method.
+        seed: of the bootstrap.
+    """
+    summary = {}
+    for group, names in group_names({name: info[name] for name in right}).items():
+        ours = {name: right[name] for name in names}
+        theirs = {name: baseline[name] for name in names} if baseline else None
+        summary[group] = vars(paired_difference(ours, theirs, seed) if theirs else estimate(ours, seed))
+    return summary

@@ -1,0 +1,1 @@
+"""A study: which methods on which data, run once each, compared how."""

@@ -1,0 +1,345 @@
+"""Which data a profile runs on: the embedded world, or the papers' own. Both answer the same questions.
+
+Notebook 00 prepares a benchmark and writes its settings to setup.json; the others open it from there.
+"""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+
+from g2e_lib.data import download
+from g2e_lib.data.download import Wanted
+from g2e_lib.data.fetch import read_note
+from g2e_lib.data.items import EvalRow, Item
+from g2e_lib.data.mmeb import SKIPPED, dataset_of, read_mmeb_eval, skipped_images
+from g2e_lib.data.sugarcrepe import CrepeRow
+from g2e_lib.glyphworld import benchmark, crepe, sentences
+from g2e_lib.project import config
+from g2e_lib.project.config import fingerprint
+from g2e_lib.project.published import reference
+from g2e_lib.project.store import build_once, write_json
+
+CrepeSets = dict[str, dict[str, list[CrepeRow]]]  # by set and subset
+World = Literal["glyphworld", "mmeb"]
+Policy = Literal["stop", "skip"]
+SHOWN = 5  # faults named in a message; the file beside the data has them all
+PAIRS = "Sentences"  # what pairs of real sentences are called as a training subset
+MMEB_CAPTIONS = ("MSCOCO_i2t", "VisualNews_i2t")  # image-to-text datasets whose targets are captions
+
+
+@dataclass(frozen=True)
+class GlyphBenchmark:
+    """MMEB-mini.
+
+    Attributes:
+        size: of the build.
+        root: its folder; training subsets are in root / "train".
+    """
+
+    size: benchmark.Size
+    root: Path
+    split: str = "original"
+    captions: str = "CaptionI2T"
+    retrieval_name: str = "GlyphWorld"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `open_benchmark` needs, for setup.json."""
+        return vars(self.size)
+
+    def load(self, names: Sequence[str] = (), limit: int = 0) -> tuple[dict[str, list[EvalRow]], dict[str, dict]]:
+        """Rows and facts by evaluation dataset; see benchmark.load."""
+        return benchmark.load(self.root, names, limit)
+
+    def training_facts(self, names: Sequence[str] = ()) -> dict[str, dict]:
+        """Facts by training subset; see benchmark.training_facts."""
+        return benchmark.training_facts(self.root, names)
+
+    def identity(self) -> str:
+        """What the data are called in provenance."""
+        return benchmark.identity(self.root)
+
+    def crepe(self, limit: int = 300) -> tuple[CrepeSets, str]:
+        """SugarCrepe-mini and SugarCrepe++-mini with `limit` rows a subset; what they are called in provenance."""
+        root = crepe.prepare_crepe(config.CACHE, _endless(limit))
+        return crepe.load_crepe(root), crepe.identity(root)
+
+    def sentences(self, limit: int) -> tuple[Path, str]:
+        """Text pairs for UniME's stage 1; see sentences.prepare_paraphrases. Returns the folder and the subset."""
+        return sentences.prepare_paraphrases(config.CACHE, _endless(limit)), sentences.PARAPHRASES
+
+    def held_out_sentences(self, limit: int) -> list[tuple[str, str]]:
+        """Text pairs of validation scenes, by which a teacher is judged."""
+        return sentences.paraphrases(limit, "validation")
+
+    def retrieval(self, limit: int) -> dict[str, list[EvalRow]]:
+        """Retrieval with short and with long captions, `limit` pictures each; see sentences.prepare_retrieval."""
+        return sentences.prepare_retrieval(config.CACHE, _endless(limit))
+
+
+@dataclass(frozen=True)
+class MmebBenchmark:
+    """The papers' own data, as download.py lays them out.
+
+    Attributes:
+        wanted: which parts of MMEB.
+        policy: "stop" at images that are missing or broken, or "skip" the rows that need them.
+        root: the data folder; training subsets are in root / "train".
+    """
+
+    wanted: Wanted
+    policy: Policy = "stop"
+    root: Path = field(default_factory=lambda: config.DATA)
+
+    @property
+    def split(self) -> str:
+        """The split of the training subsets."""
+        return self.wanted.split
+
+    @property
+    def captions(self) -> str:
+        """An image-to-text dataset whose targets are captions.
+
+        Raises:
+            ValueError: none is among the datasets.
+        """
+        there = [name for name in MMEB_CAPTIONS if name in self.wanted.all_datasets]
+        if not there:
+            raise ValueError(f"image-caption pairs are needed: add {MMEB_CAPTIONS[0]} to the datasets of notebook 00")
+        return there[0]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `open_benchmark` needs, for setup.json."""
+        return {"world": "mmeb", "wanted": vars(self.wanted), "policy": self.policy, "skipped": self._skipped()}
+
+    def load(self, names: Sequence[str] = (), limit: int = 0) -> tuple[dict[str, list[EvalRow]], dict[str, dict]]:
+        """Read evaluation datasets.
+
+        Args:
+            names: datasets to read; none means all that are wanted.
+            limit: at most this many rows of each; 0 means all.
+
+        Returns:
+            Rows by dataset name, and facts by dataset name (meta_task, distribution, why, and counts).
+
+        Raises:
+            ValueError: a dataset that is not here, or not on the disk.
+        """
+        self._check(names, self.wanted.all_datasets, "dataset")
+        images = self.root / download.EVAL_IMAGES
+        rows = {
+            n: read_mmeb_eval(self.root / download.EVAL, n, images, limit) for n in names or self.wanted.all_datasets
+        }
+        facts = {}
+        for name, some in rows.items():
+            published = _published(name)
+            has_training = published["distribution"] == "IND"
+            facts[name] = {
+                "meta_task": published["meta_task"],
+                "distribution": published["distribution"],
+                "why": "MMEB trains on it" if has_training else "not in MMEB's training data",
+                "queries": len(some),
+                "fewest_candidates": min((len(row.candidates) for row in some), default=0),
+                "train_pairs": published["train_pairs"],
+            }
+        return rows, facts
+
+    def training_facts(self, names: Sequence[str] = ()) -> dict[str, dict]:
+        """Facts (meta_task, distribution, number of pairs) of training subsets, as MMEB-train spells them.
+
+        Raises:
+            ValueError: a subset that is not here, or not on the disk.
+        """
+        self._check(names, self.wanted.all_subsets, "training subset")
+        facts = {}
+        for name in names or self.wanted.all_subsets:
+            files = download.tables(self.root / download.TRAIN / name, self.split)
+            if not files:
+                raise ValueError(f"{self.root} lacks {self.split} of {name}: run notebook 00_setup, which brings it")
+            pairs = sum(pq.read_metadata(file).num_rows for file in files)
+            facts[name] = {**_published(dataset_of(name)), "train_pairs": pairs}
+        return facts
+
+    def identity(self) -> str:
+        """What the data are called in provenance: their commits, and what is left out of them."""
+        return fingerprint([read_note(self.root / download.SOURCES), self._lists()])
+
+    def crepe(self, limit: int = 0) -> tuple[CrepeSets, str]:
+        """SugarCrepe and SugarCrepe++, and what they are called in provenance.
+
+        Args:
+            limit: at most this many rows of each subset, the first ones; 0 means all.
+
+        Returns:
+            Rows by set ("sugarcrepe", "sugarcrepe_pp") and subset, without those whose images are skipped; a digest.
+
+        Raises:
+            ValueError: the files are not on the disk.
+        """
+        skipped, sets = skipped_images(self.root) or frozenset(), {}
+        for folder, names, read in download.CREPES:
+            sets[folder] = {}
+            for name in names:
+                rows = read(self.root / folder, name, self.root / download.COCO_FOLDER)
+                sets[folder][name] = [row for row in rows if row.image not in skipped][: limit or None]
+        facts = {
+            folder: {
+                name: [[row.image.name, *row.captions, row.negative] for row in rows] for name, rows in one.items()
+            }
+            for folder, one in sets.items()
+        }
+        return sets, fingerprint(facts)
+
+    def sentences(self, limit: int = 0) -> tuple[Path, str]:
+        """Distinct pairs of sentences of which one follows from the other (AllNLI), for UniME's stage 1.
+
+        Args:
+            limit: so many, drawn at random; 0 for all.
+
+        Returns:
+            A folder in MMEB-train's format, and the name of its one subset.
+
+        Raises:
+            ValueError: the file is not on the disk.
+        """
+        pairs = self._pairs("train")
+        drawn = random.Random("sentences").sample(pairs, limit if 0 < limit < len(pairs) else len(pairs))
+        folder = config.CACHE / f"sentences-{fingerprint(drawn)}"
+        return build_once(folder, lambda partial: sentences.write_pairs(partial, PAIRS, drawn)), PAIRS
+
+    def held_out_sentences(self, limit: int = 0) -> list[tuple[str, str]]:
+        """Such pairs from the split "dev", by which a teacher is judged: the first `limit` of them, 0 for all."""
+        return self._pairs("dev")[: limit or None]
+
+    def _pairs(self, split: str) -> list[tuple[str, str]]:
+        path = self.root / download.NLI_FOLDER / download.NLI_FILES[split]
+        self._need(path, "sentences")
+        columns = pq.read_table(path, columns=["anchor", "positive"]).to_pydict()
+        pairs = dict.fromkeys(zip(columns["anchor"], columns["positive"], strict=True))
+        return [(one, other) for one, other in pairs if one != other]
+
+    def _need(self, path: Path, what: str) -> None:
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist, so there are no {what}: add 'unime' to `parts` of notebook 00")
+
+    @property
+    def retrieval_name(self) -> str:
+        """Whose captions `retrieval` has, short and long ones."""
+        return f"{self.captions.removesuffix('_i2t')} of MMEB / Urban1K"
+
+    def retrieval(self, limit: int = 0) -> dict[str, list[EvalRow]]:
+        """Retrieval with short captions (MMEB's own lists of candidates) and long ones (Urban1K, each among all).
+
+        Args:
+            limit: at most this many short and long queries of each direction, the first ones; 0 for all.
+
+        Returns:
+            Rows by name: `short_i2t`, `short_t2i` (if MMEB's dataset is there), `long_i2t`, `long_t2i`.
+
+        Raises:
+            ValueError: data are not on the disk.
+        """
+        short = {"short_i2t": self.captions, "short_t2i": self.captions.replace("_i2t", "_t2i")}
+        loaded, _ = self.load([name for name in short.values() if name in self.wanted.all_datasets], limit)
+        rows = {task: loaded[name] for task, name in short.items() if name in loaded}
+        folder, skipped = self.root / download.URBAN_FOLDER, skipped_images(self.root) or frozenset()
+        self._need(folder / download.URBAN_CAPTIONS, "long captions")
+        texts = {folder / name: text for name, text in read_note(folder / download.URBAN_CAPTIONS).items()}
+        # By number: "2.jpg" before "10.jpg".
+        paths = sorted(set(texts) - skipped, key=lambda path: (len(path.name), path.name))[: limit or None]
+        images, captions = [Item("", path) for path in paths], [Item(texts[path]) for path in paths]
+        rows["long_i2t"] = sentences.retrieval_rows(images, captions)
+        return rows | {"long_t2i": sentences.retrieval_rows(captions, images)}
+
+    def _lists(self) -> dict[str, list[str]]:
+        paths = {place: self.root / place / SKIPPED for place in (".", download.EVAL_IMAGES)}
+        return {place: json.loads(path.read_text("utf-8")) for place, path in paths.items() if path.exists()}
+
+    def _skipped(self) -> int:
+        return sum(map(len, self._lists().values()))
+
+    @staticmethod
+    def _check(names: Sequence[str], known: Sequence[str], kind: str) -> None:
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(
+                f"notebook 00_setup did not ask for {kind} {unknown[0]!r}: choose among {', '.join(known)}"
+            )
+
+
+Benchmark = GlyphBenchmark | MmebBenchmark
+
+
+def _endless(count: int) -> int:
+    if count < 1:
+        raise ValueError(f"GlyphWorld has scenes without end, so {count} of them cannot be all: give a number above 0")
+    return count
+
+
+def _published(dataset: str) -> dict[str, Any]:
+    table = reference("mmeb_datasets").set_index("dataset")
+    return table.loc[dataset, ["meta_task", "distribution", "train_pairs"]].to_dict()
+
+
+def _faulty(verified: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The images that are missing or broken in any table; see download.verify."""
+    return sorted({name for table in verified.values() for name in (*table["missing"], *table["broken"])})
+
+
+def prepare_benchmark(
+    world: World, size: benchmark.Size, wanted: Wanted, policy: Policy = "stop", is_fresh: bool = False
+) -> tuple[Benchmark, str]:
+    """Build or download a benchmark, and verify it.
+
+    Args:
+        world: "glyphworld" or "mmeb".
+        size: of MMEB-mini.
+        wanted: of the papers' data.
+        policy: what to do about images that are missing or broken: "stop" or "skip".
+        is_fresh: build again, or open every image again.
+
+    Returns:
+        The benchmark, and a sentence on what was verified.
+
+    Raises:
+        ValueError: something is wrong with the data, or cannot be had.
+    """
+    if world == "glyphworld":
+        one = GlyphBenchmark(size, benchmark.prepare(config.CACHE, size, is_fresh))
+        return one, f"{one.root.name}: {benchmark.check(one.root)}"
+    if world != "mmeb" or policy not in ("stop", "skip"):
+        raise ValueError(f"unknown world {world!r} or policy {policy!r}: use glyphworld or mmeb, and stop or skip")
+    one = MmebBenchmark(wanted, policy)
+    download.download(one.root, wanted)
+    verified = download.verified(one.root, wanted, is_fresh)
+    wrong = _faulty(verified)
+    total = sum(table["images"] for table in verified.values())
+    if wrong and policy == "stop":
+        raise ValueError(
+            f"{len(wrong)} images are missing or broken, such as {', '.join(wrong[:SHOWN])} (all in "
+            f"{one.root / download.VERIFIED}): run `python -m g2e_lib download repair`, or set broken_images to 'skip'"
+        )
+    # Of all tables, so that profiles which share the folder do not undo each other's list.
+    listed = _faulty(read_note(one.root / download.VERIFIED))
+    prefix = f"{download.EVAL_IMAGES}/"
+    write_json(one.root / SKIPPED, [name for name in listed if not name.startswith(prefix)])
+    evaluated = [name.removeprefix(prefix) for name in listed if name.startswith(prefix)]
+    write_json(one.root / download.EVAL_IMAGES / SKIPPED, evaluated)
+    return one, f"{one.root.name}: {total} images in {len(verified)} tables, {len(wrong)} of them skipped"
+
+
+def open_benchmark(settings: Mapping[str, Any]) -> Benchmark:
+    """The benchmark that notebook 00 prepared.
+
+    Args:
+        settings: `benchmark` of metrics/setup.json.
+    """
+    if settings.get("world") == "mmeb":
+        return MmebBenchmark(Wanted(**settings["wanted"]), settings["policy"])
+    size = benchmark.Size(**settings)
+    return GlyphBenchmark(size, benchmark.prepare(config.CACHE, size))

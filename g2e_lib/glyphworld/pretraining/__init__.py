@@ -1,0 +1,1 @@
+"""Pre-training of the base model: generative data only."""

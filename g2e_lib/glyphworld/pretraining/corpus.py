@@ -1,0 +1,407 @@
+"""Conversations the base model is pre-trained on: generative instruction data about scenes, and nothing else.
+
+A conversation shows a picture, or a text about one, and goes on with questions, descriptions, one-word summaries,
+edits and pointing. No two items are ever compared: there is no contrastive signal. Neither the papers' prompts nor
+the benchmark's instructions occur word for word; the model meets paraphrases of them, so that a prompt is an
+instruction it has to understand, not a string it has seen.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import permutations
+
+from g2e_lib.glyphworld.world.language import (
+    edits,
+    join_with_and,
+    long_caption,
+    phrase,
+    questions,
+    short_caption,
+    with_article,
+)
+from g2e_lib.glyphworld.world.scenes import Scene, Split, Thing, sample_scene, sample_thing
+from g2e_lib.glyphworld.world.vocabulary import BACKGROUNDS, COLOURS, KIND_OF, KINDS, NUMBERS, OBJECTS, PLACES
+from g2e_lib.prompts import ASSISTANT_HEADER, PROMPTS, TURN_END, turn, user_content
+
+QUESTIONS_PER_DIALOGUE = 8
+IN_SEVERAL_WORDS = ("list", "describe at")  # kinds of questions that cannot be answered in one word or place
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A chat about one picture, one text, or nothing.
+
+    Attributes:
+        turns: (user, assistant) pairs; the picture, if any, stands first in the first user turn.
+        system: the system message, or None for no system turn.
+        scene: what the picture shows, or None for a chat without a picture.
+        place: 0..3 shows only the crop around the thing at that place, None the whole picture.
+        view: which drawing of the scene.
+    """
+
+    turns: tuple[tuple[str, str], ...]
+    system: str | None = None
+    scene: Scene | None = None
+    place: int | None = None
+    view: int = 0
+
+    def segments(self) -> Iterator[tuple[str, bool]]:
+        """The conversation as text pieces, each with whether the assistant wrote it (and the loss counts it)."""
+        if self.system is not None:
+            yield turn("system", self.system), False
+        for index, (user, assistant) in enumerate(self.turns):
+            yield turn("user", user_content(user, index == 0 and self.scene is not None)) + ASSISTANT_HEADER, False
+            yield assistant + TURN_END, True
+            yield "\n", False
+
+
+VERBS = ("summarize", "describe", "name", "represent", "express", "label", "capture", "sum up", "condense")
+IMAGE_NOUNS, TEXT_NOUNS = ("image", "picture", "image"), ("text", "sentence", "caption", "text", "phrase")
+MIXED_NOUNS = ("image/text", "text or image", "text/image", "input", "content", "image or text")
+QUALIFIERS = ("", "given ", "provided ", "above ", "following ", "shown ")
+IN_ONE_WORD = ("in one word", "in one word", "with one word", "in a single word", "using one word", "by one word")
+IMAGE_LEADS = ("Given an image,", "If there is an image,", "For an image,", "Given a picture,", "With an image,")
+TEXT_LEADS = ("Given only text,", "If there is only text,", "For text,", "Given only a text,", "Given text,")
+ONE_WORD_RULES = ("Answer in one word.", "Reply with a single word.", "Always answer in one word.", "Use one word.")
+HELPFUL = "You are a helpful assistant."
+
+# Lines around an item that say what it is used for; the embedding should be able to read past them.
+ABOUT_IMAGE = (
+    "Represent this picture for classification.",
+    "Find a caption describing the shown picture.",
+    "Classify the given picture.",
+    "Represent the picture.",
+    "Identify the object in the picture for classification.",
+    "Find another picture that looks like the given one.",
+    "Represent the portion of a picture.",
+    "This is a cropped image of one object.",
+    "Find the everyday picture that shows the same.",
+)
+ABOUT_TEXT = (
+    "Find a picture that fits the caption: {}",
+    "Find me a picture for the given sentence: {}",
+    "Represent the caption: {}",
+    "Here is a description: {}",
+    "Search for an image that shows {}",
+    "Retrieve the picture that matches this dialogue: {}",
+    "Represent the answer: {}",
+)
+ABOUT_QUESTION = (
+    "Answer the question about the image: {}",
+    "Look at the given picture and answer the following question: {}",
+    "Represent the picture with this question: {}",
+    "Question: {}",
+)
+ABOUT_EDIT = (
+    "Find the picture after the following change: {}",
+    "Given the picture, find a similar one with this change: {}",
+    "Change the picture: {}",
+    "The described changes are: {}",
+)
+ABOUT_PART = (
+    "Find the part of the image with {}",
+    "Select the part of the picture that shows {}",
+    "Crop the image to {}",
+    "Select the portion that answers: where is {}?",
+)
+ABOUT_IMAGE_TEXT = ("Represent the picture with its caption: {}", "Find the image with this text: {}", "{}", "{}")
+
+
+def _paper_sentences() -> frozenset[str]:
+    lines = [p.system for p in PROMPTS.values() if p.system]
+    for prompt in PROMPTS.values():
+        for line in (prompt.query, prompt.target):
+            lines += [line.with_image, line.text_only] if line else []
+    sentences = [s for line in lines for s in line.replace(":", ".").split(".")]
+    return frozenset(s.strip().lower() for s in sentences if s.strip())
+
+
+PAPER_SENTENCES = _paper_sentences()
+
+
+def quotes_a_paper(text: str) -> bool:
+    """Tell whether `text` contains a sentence of a paper's prompt, whatever its capitals."""
+    return any(sentence in text.lower() for sentence in PAPER_SENTENCES)
+
+
+def _clause(rng: random.Random, nouns: tuple[str, ...]) -> str:
+    return f"{rng.choice(VERBS)} the {rng.choice(QUALIFIERS)}{rng.choice(nouns)} {rng.choice(IN_ONE_WORD)}"
+
+
+def one_word_system(rng: random.Random) -> str:
+    """A system message that asks for one word, about images, about texts, or about both; never a paper's own."""
+    while True:
+        image = f"{rng.choice(IMAGE_LEADS)} {_clause(rng, IMAGE_NOUNS)}."
+        text = f"{rng.choice(TEXT_LEADS)} {_clause(rng, TEXT_NOUNS)}."
+        both = _clause(rng, MIXED_NOUNS).capitalize() + "."
+        two_levels = f"{image} {text}", f"{image} {text}", f"{text} {image}"
+        message = rng.choice((*two_levels, both, rng.choice(ONE_WORD_RULES)))
+        if not quotes_a_paper(message):
+            return message
+
+
+def one_word_line(rng: random.Random, has_image: bool) -> str:
+    """A closing line of a user turn that asks for one word; never a paper's own."""
+    nouns = IMAGE_NOUNS + MIXED_NOUNS if has_image else TEXT_NOUNS + TEXT_NOUNS + MIXED_NOUNS
+    while True:
+        line = _clause(rng, nouns).capitalize()
+        if rng.random() < 0.25:
+            article = rng.choice(("of the ", "of the given ", "of the above ", "above "))
+            line = f"Summary {article}{rng.choice(nouns)} {rng.choice(IN_ONE_WORD)}"
+        line += rng.choice((".", ".", ":"))
+        if not quotes_a_paper(line):
+            return line
+
+
+def one_word(scene_or_thing: Scene | Thing, rng: random.Random) -> str:
+    """A one-word summary as one of many annotators might give it: an object, a colour, a kind or the background."""
+    is_scene = isinstance(scene_or_thing, Scene)
+    thing = rng.choice(scene_or_thing.things) if is_scene else scene_or_thing
+    draw = rng.random()
+    if draw < 0.55:
+        return thing.name
+    if draw < 0.85:
+        return thing.colour
+    return scene_or_thing.background if is_scene and draw < 0.90 else KIND_OF[thing.name]
+
+
+def _ask_for_one_word(rng: random.Random, content: str, has_image: bool) -> tuple[str | None, str]:
+    """Wrap content in a one-word request at the system level, the user level, or both: (system, user)."""
+    level = rng.choice(("system", "system", "user", "both", "both"))
+    system = one_word_system(rng) if level != "user" else rng.choice((None, None, None, HELPFUL))
+    line = one_word_line(rng, has_image) if level != "system" else None
+    return system, "\n".join(part for part in (content, line) if part)
+
+
+def _plain_system(rng: random.Random) -> str | None:
+    return HELPFUL if rng.random() < 0.2 else None
+
+
+def _wrap(rng: random.Random, templates: tuple[str, ...], text: str) -> str:
+    return rng.choice(templates).format(text) if rng.random() < 0.6 else text
+
+
+def image_dialogue(rng: random.Random, scene: Scene) -> Conversation:
+    """Questions on a picture, opened or closed by a description of everything."""
+    asked = rng.sample(pool := questions(scene, rng), min(QUESTIONS_PER_DIALOGUE, len(pool)))
+    turns = [(q.text, q.answer) for q in asked]
+    describe = rng.choice(("describe the image.", "Describe the picture in detail.", "what does the image show?"))
+    caption, _ = long_caption(scene, rng)
+    turns.insert(rng.choice((0, len(turns))), (describe, caption))
+    return Conversation(tuple(turns), _plain_system(rng), scene, view=rng.getrandbits(32))
+
+
+def text_dialogue(rng: random.Random, scene: Scene) -> Conversation:
+    """Questions on a description, opened or closed by saying it again; a short one is asked only what it says."""
+    is_long = rng.random() < 0.75
+    context = long_caption(scene, rng)[0] if is_long else short_caption(scene, rng)[0]
+    pool = questions(scene, rng, knows_places=is_long, knows_background=is_long)
+    asked = rng.sample(pool, min(QUESTIONS_PER_DIALOGUE, len(pool)))
+    turns = [(q.text, q.answer) for q in asked]
+    other_words = (long_caption if is_long else short_caption)(scene, rng)[0]
+    dense = rng.choice((("repeat the text.", context), ("say it in other words.", other_words)))
+    turns.insert(rng.choice((0, len(turns))), dense)
+    turns[0] = (f"{context}\n{turns[0][0]}", turns[0][1])
+    return Conversation(tuple(turns), _plain_system(rng))
+
+
+def binding(rng: random.Random, scene: Scene) -> Conversation:
+    """Questions on which colour, object and place belong together, and nothing else, on a picture or a full text."""
+    asked = [q for q in questions(scene, rng) if q.kind in ("colour", "by colour", "at place", "colour at", "where")]
+    turns = [(q.text, q.answer) for q in rng.sample(asked, min(QUESTIONS_PER_DIALOGUE, len(asked)))]
+    return _about_picture_or_text(rng, scene, turns)
+
+
+def named(rng: random.Random, scene: Scene) -> Conversation:
+    """Questions that name an object: it has to be found among sixty, and so these are learned last."""
+    asked = [q for _ in range(2) for q in questions(scene, rng) if q.kind in ("colour", "where")]
+    if not asked:
+        return inventory(rng, scene)
+    turns = [(q.text, q.answer) for q in rng.sample(asked, min(QUESTIONS_PER_DIALOGUE, len(asked)))]
+    return _about_picture_or_text(rng, scene, turns)
+
+
+def inventory(rng: random.Random, scene: Scene) -> Conversation:
+    """Lists of every object, colour and place, in all orders: what belongs to what, said as densely as can be.
+
+    What belongs together is said without a word between, so that the answer is one look away from what it depends on.
+    """
+    turns = []
+    for order in rng.sample(tuple(permutations(range(3))), 3):
+        entries = [(t.name, t.colour, PLACES[t.place]) for t in rng.sample(scene.things, len(scene.things))]
+        columns = [("object", "colour", "place")[column] for column in order]
+        answer = "; ".join(" ".join(entry[column] for column in order) for entry in entries)
+        turns.append((f"list every {join_with_and(columns)}.", answer))
+    return _about_picture_or_text(rng, scene, turns)
+
+
+def _about_picture_or_text(rng: random.Random, scene: Scene, turns: list[tuple[str, str]]) -> Conversation:
+    if rng.random() < 0.5:
+        return Conversation(tuple(turns), _plain_system(rng), scene, view=rng.getrandbits(32))
+    turns[0] = (f"{long_caption(scene, rng)[0]}\n{turns[0][0]}", turns[0][1])
+    return Conversation(tuple(turns), _plain_system(rng))
+
+
+def repetition(rng: random.Random, scene: Scene) -> Conversation:
+    """A description to be said again word for word: the shortest way to learn to look back at a text."""
+    context = (long_caption if rng.random() < 0.75 else short_caption)(scene, rng)[0]
+    return Conversation(((f"{context}\nrepeat the text.", context),), _plain_system(rng))
+
+
+def one_word_image(rng: random.Random, scene: Scene) -> Conversation:
+    """A picture, or a crop of one, summarized in one word."""
+    about = rng.choice(ABOUT_IMAGE) if rng.random() < 0.5 else ""
+    system, user = _ask_for_one_word(rng, about, has_image=True)
+    place = rng.choice(scene.things).place if rng.random() < 0.25 else None
+    shown = next((t for t in scene.things if t.place == place), scene)
+    return Conversation(((user, one_word(shown, rng)),), system, scene, place, rng.getrandbits(32))
+
+
+def one_word_text(rng: random.Random, scene: Scene) -> Conversation:
+    """A caption, a dialogue, or a bare word or two, summarized in one word."""
+    draw = rng.random()
+    if draw < 0.4:
+        text, answer = bare_words(rng)
+    elif draw < 0.5:
+        pool = [q for q in questions(scene, rng) if q.kind not in IN_SEVERAL_WORDS]
+        asked = rng.sample(pool, min(3, len(pool)))
+        text, answer = " ".join(f"{q.text} {q.answer}." for q in asked), rng.choice(asked).answer
+    else:
+        caption = long_caption if rng.random() < 0.4 else short_caption
+        text, answer = caption(scene, rng)[0], one_word(scene, rng)
+    system, user = _ask_for_one_word(rng, _wrap(rng, ABOUT_TEXT, text), has_image=False)
+    return Conversation(((user, answer),), system)
+
+
+def bare_words(rng: random.Random) -> tuple[str, str]:
+    """An answer or a class name on its own, and its one-word summary."""
+    draw = rng.random()
+    if draw < 0.45:
+        name = rng.choice(OBJECTS)
+        return rng.choice((name, name, with_article(name))), name if rng.random() < 0.8 else KIND_OF[name]
+    if draw < 0.65:
+        thing = sample_thing(rng, 0)
+        return rng.choice((f"{thing.colour} {thing.name}", phrase(thing))), one_word(thing, rng)
+    answers = (*COLOURS,), (*KINDS,), NUMBERS, PLACES, (*BACKGROUNDS,), ("yes", "no", "nothing")
+    word = rng.choice(rng.choice(answers))
+    return word, word
+
+
+def one_word_answer(rng: random.Random, scene: Scene) -> Conversation:
+    """A picture with a question, an edit, a part or a caption, answered in one word."""
+    task = rng.choice(("question", "question", "edit", "part", "caption"))
+    if task == "question":
+        question = rng.choice([q for q in questions(scene, rng) if q.kind not in IN_SEVERAL_WORDS])
+        content, answer = _wrap(rng, ABOUT_QUESTION, question.text), question.answer
+    elif task == "edit":
+        edit = rng.choice(edits(scene, rng))
+        content, answer = _wrap(rng, ABOUT_EDIT, edit.text), one_word(edit.result, rng)
+    elif task == "part":
+        content, thing = _part(rng, scene)
+        answer = one_word(thing, rng)
+    else:
+        caption = short_caption(scene, rng)[0]
+        content, answer = rng.choice(ABOUT_IMAGE_TEXT).format(caption), one_word(scene, rng)
+    system, user = _ask_for_one_word(rng, content, has_image=True)
+    return Conversation(((user, answer),), system, scene, view=rng.getrandbits(32))
+
+
+def _part(rng: random.Random, scene: Scene) -> tuple[str, Thing]:
+    thing = rng.choice(scene.things)
+    names = [f"the {thing.colour} {thing.name}", f"the object at the {PLACES[thing.place]}"]
+    if len(scene.named(thing.name)) == 1:
+        names.append(f"the {thing.name}")
+    return rng.choice(ABOUT_PART).format(rng.choice(names)), thing
+
+
+def instructed(rng: random.Random, scene: Scene) -> Conversation:
+    """Edits, parts, captions and paraphrases carried out in full sentences."""
+    task = rng.choice(("edit", "edit", "part", "caption", "rewrite"))
+    view = rng.getrandbits(32)
+    if task == "edit":
+        edit = rng.choice(edits(scene, rng))
+        user = _wrap(rng, ABOUT_EDIT, edit.text) + rng.choice(("", "\ndescribe the result."))
+        return Conversation(((user, long_caption(edit.result, rng)[0]),), _plain_system(rng), scene, view=view)
+    if task == "part":
+        user, thing = _part(rng, scene)
+        answer = f"{phrase(thing)} at the {PLACES[thing.place]}"
+        return Conversation(((user, answer),), _plain_system(rng), scene, view=view)
+    caption = short_caption(scene, rng)[0]
+    if task == "caption":
+        user = rng.choice(("caption the image.", "Write a short caption.", *ABOUT_IMAGE[:4]))
+        return Conversation(((user, caption),), _plain_system(rng), scene, view=view)
+    names = join_with_and([f"the {t.colour} {t.name}" for t in rng.sample(scene.things, len(scene.things))])
+    user = rng.choice(("rewrite: {}", "say it differently: {}", *ABOUT_TEXT)).format(names)
+    return Conversation(((user, caption),), _plain_system(rng))
+
+
+def uninstructed(rng: random.Random, scene: Scene) -> Conversation:
+    """What the model says when nothing is asked: it describes a picture, restates a caption, explains a word."""
+    draw = rng.random()
+    if draw < 0.4:
+        place = rng.choice(scene.things).place if rng.random() < 0.2 else None
+        shown = next((t for t in scene.things if t.place == place), None)
+        caption = f"this image shows {phrase(shown)}." if shown else long_caption(scene, rng)[0]
+        return Conversation((("", caption),), _plain_system(rng), scene, place, rng.getrandbits(32))
+    if draw < 0.7:
+        text = (long_caption if rng.random() < 0.5 else short_caption)(scene, rng)[0]
+        return Conversation(((text, short_caption(scene, rng)[0]),), _plain_system(rng))
+    word = rng.choice((*OBJECTS, *COLOURS, *NUMBERS, *PLACES))
+    kind = KIND_OF.get(word) or ("colour" if word in COLOURS else "number" if word in NUMBERS else "place")
+    ask = rng.choice(("", "", "what is {}?", "what kind of thing is {}?")).format(with_article(word))
+    return Conversation(((ask or word, f"{with_article(word)} is a kind of {kind}."),), _plain_system(rng))
+
+
+# Shares of conversations. Dialogues are dense in signal (about ten answers each), so they dominate the tokens too.
+MIXTURE = (
+    (image_dialogue, 0.27),
+    (text_dialogue, 0.27),
+    (one_word_image, 0.10),
+    (one_word_text, 0.12),
+    (one_word_answer, 0.10),
+    (instructed, 0.07),
+    (uninstructed, 0.07),
+)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is taught for a while.
+
+    Attributes:
+        mixture: makers of conversations with their shares.
+        few: the share of conversations about FEW_OBJECTS only, in which what belongs to what is learned soonest.
+    """
+
+    mixture: tuple[tuple[Callable[[random.Random, Scene], Conversation], float], ...]
+    few: float = 0.0
+
+
+FEW_OBJECTS = OBJECTS[::8]
+LESSONS = {
+    "everything": Lesson(MIXTURE),
+    "repetition": Lesson(((repetition, 1.0),)),
+    "dialogues": Lesson(((image_dialogue, 0.5), (text_dialogue, 0.5))),
+    "binding": Lesson(((binding, 1.0),)),
+    "dialogues and binding": Lesson(((image_dialogue, 0.2), (text_dialogue, 0.2), (binding, 0.6))),
+    "few objects": Lesson(((image_dialogue, 0.1), (text_dialogue, 0.1), (binding, 0.8)), few=1.0),
+    "few objects, listed": Lesson(
+        ((image_dialogue, 0.1), (text_dialogue, 0.1), (binding, 0.3), (inventory, 0.5)), few=1.0
+    ),
+    "listed": Lesson(((image_dialogue, 0.15), (text_dialogue, 0.15), (binding, 0.3), (inventory, 0.4)), few=0.5),
+    "named": Lesson(
+        ((image_dialogue, 0.1), (text_dialogue, 0.15), (binding, 0.1), (named, 0.4), (inventory, 0.25)), few=0.5
+    ),
+    "everything and binding": Lesson(
+        (*((maker, 0.5 * share) for maker, share in MIXTURE), (binding, 0.25), (named, 0.1), (inventory, 0.15))
+    ),
+}
+
+
+def sample_conversation(rng: random.Random, split: Split = "train", lesson: str = "everything") -> Conversation:
+    """Draw a conversation about a scene of `split`, without held-out combinations."""
+    few = LESSONS[lesson].few
+    names = FEW_OBJECTS if few == 1 or (few > 0 and rng.random() < few) else OBJECTS
+    makers, weights = zip(*LESSONS[lesson].mixture, strict=True)
+    return rng.choices(makers, weights)[0](rng, sample_scene(rng, split, names=names))

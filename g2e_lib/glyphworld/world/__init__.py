@@ -1,0 +1,1 @@
+"""The world itself: vocabulary, scenes, language, renderer."""

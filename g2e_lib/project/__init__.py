@@ -1,0 +1,1 @@
+"""Configuration, store, provenance, and the notebook runner."""

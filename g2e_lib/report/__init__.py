@@ -1,0 +1,1 @@
+"""Style, tables, figures, claims and pages, from stored results only; no torch."""

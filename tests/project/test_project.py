@@ -1,0 +1,189 @@
+"""The project's own rules: imports, notebooks, versions, and what the README promises."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+import yaml
+
+import g2e_lib
+from g2e_lib.project import config
+from g2e_lib.project import runner as run
+
+SOURCES = sorted(config.PACKAGE.rglob("*.py"))
+NOTEBOOKS = run.notebook_paths()
+README = (config.ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def imported(path):
+    """The modules of this package a file imports, without the package's name."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("g2e_lib"):
+            module = node.module.removeprefix("g2e_lib").strip(".")
+            for alias in node.names:  # a module, or a name in one
+                whole = f"{module}.{alias.name}".strip(".")
+                is_module = (config.PACKAGE / f"{whole.replace('.', '/')}.py").is_file()
+                names.add(whole if is_module else module)
+        elif isinstance(node, ast.Import):
+            names |= {a.name.removeprefix("g2e_lib.") for a in node.names if a.name.startswith("g2e_lib.")}
+    return names
+
+
+# A folder of the package, or the method's own modules at its top, may import what stands before it.
+LAYERS = ["project", "data", "backbone", "method", "evaluation", "glyphworld", "scale", "experiments"]
+PURE = {"prompts", "saha", "gradcache", "unime"}  # no models, no files
+
+
+def layer(module):
+    """The folder a module lies in, "method" at the top level."""
+    return module.partition(".")[0] if "." in module or module in (*LAYERS, "report") else "method"
+
+
+GRAPH = {
+    ".".join(path.relative_to(config.PACKAGE).with_suffix("").parts): imported(path)
+    for path in SOURCES
+    if path.name not in ("__init__.py", "__main__.py")
+}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [name for name in GRAPH if layer(name) in ("report", "project")]
+    + ["prompts", "saha", "train_config", "data.items", "data.mmeb", "data.fetch", "scale.costs"],
+)
+def test_imports_without_torch(module):
+    code = f"import sys, g2e_lib.{module}; assert 'torch' not in sys.modules, 'torch'"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_folders_import_one_way():
+    for module, others in GRAPH.items():
+        ours = layer(module)
+        allowed = {"project", "report"} if ours == "report" else set(LAYERS[: LAYERS.index(ours) + 1])
+        assert {layer(other) for other in others} <= allowed, module
+    for module in PURE:
+        assert GRAPH[module] <= PURE, module
+
+
+def test_no_circle_of_imports():
+    finished: set[str] = set()
+
+    def visit(module, path=()):
+        assert module not in path, f"imports run in a circle: {path}"
+        if module not in finished:
+            for other in GRAPH.get(module, ()):
+                visit(other, (*path, module))
+            finished.add(module)
+
+    for module in GRAPH:
+        visit(module)
+
+
+def test_nothing_unsafe():
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"trust_remote_code|\bpickle\b(?!s)|torch\.load\(", text), path
+
+
+def test_modules_stay_readable():
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 65, f"{path.name}: {node.name}"
+
+
+def test_one_version():
+    citation = yaml.safe_load((config.ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == g2e_lib.__version__
+    assert f"## [{g2e_lib.__version__}]" in (config.ROOT / "CHANGELOG.md").read_text()
+
+
+def test_one_list_of_dependencies():
+    environment = yaml.safe_load((config.ROOT / "environment.yml").read_text())
+    pip = environment["dependencies"][-1]["pip"]
+    assert pip == ["-c constraints.txt", "-e .[dev]"]
+    pins = (config.ROOT / "constraints.txt").read_text()
+    assert "torch==2.13.0" in pins
+    assert all("==" in line for line in pins.splitlines() if line and not line.startswith("#"))
+
+
+# --- notebooks -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_source_notebooks_keep_the_form(path):
+    cells = nbformat.read(path, as_version=4).cells
+    assert len(cells) <= 20
+    for before, cell in zip(cells, cells[1:], strict=False):
+        if cell.cell_type != "code":
+            continue
+        assert before.cell_type == "markdown" or "parameters" in cell.metadata.get("tags", []), cell.source
+        assert not cell.outputs
+        assert cell.execution_count is None
+        is_settings = "parameters" in cell.metadata.get("tags", [])  # one a line, as many as there are
+        assert is_settings or len(cell.source.splitlines()) <= 15, cell.source
+        assert not re.search(r"^\s*(def|class|for|while)\b|^[%!]|sys\.path|os\.environ", cell.source, re.MULTILINE)
+    assert cells[0].source.startswith("# ")
+    assert cells[0].source.splitlines()[0].rstrip(")").count("?") == 1
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_parameters_are_literals_with_comments_and_are_used(path):
+    cells = nbformat.read(path, as_version=4).cells
+    (cell,) = (c for c in cells if "parameters" in c.metadata.get("tags", []))
+    rest = "\n".join(c.source for c in cells if c.cell_type == "code" and c is not cell)
+    tree = ast.parse(cell.source)
+    assert all(isinstance(node, ast.Assign) for node in tree.body)
+    for line, node in zip(cell.source.splitlines(), tree.body, strict=True):
+        ast.literal_eval(node.value)
+        assert "  # " in line, line
+        assert re.search(rf"\b{node.targets[0].id}\b", rest), f"{node.targets[0].id} is never used"
+    assert {"profile", "is_fresh"} <= set(run.parameter_defaults(path))
+
+
+@pytest.mark.parametrize("profile", config.profile_names())
+def test_profiles_name_real_notebooks_and_parameters(profile):
+    by_stem = {path.stem: run.parameter_defaults(path) for path in NOTEBOOKS}
+    for stem, values in config.load_profile(profile).items():
+        for name, value in values.items():
+            assert type(value) is type(by_stem[stem][name]), f"{stem}: {name}"
+
+
+def test_defaults_are_the_mini_profile():
+    assert config.load_profile("mini") == {path.stem: {} for path in NOTEBOOKS}
+
+
+# --- what the README promises --------------------------------------------------------------------------------------
+
+
+def test_paths_in_the_readme_exist():
+    linked = re.findall(r"\]\((?!http|#)([^)]+)\)", README)
+    assert linked
+    for path in linked:
+        assert (config.ROOT / path).exists(), path
+
+
+def test_commands_in_the_readme_parse():
+    commands = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    assert commands
+    for block in commands:
+        subprocess.run(["bash", "-n", "-c", block], check=True)
+        for flag in re.findall(r"run_all\.sh.*?(--\w+)", block):
+            assert flag in run.parser().format_help()
+        for name in re.findall(r"-p (\w+)", block):
+            assert any(name in run.parameter_defaults(path) for path in NOTEBOOKS), name
+
+
+def test_scripts_parse():
+    for script in ("run_all.sh", ".ci/run"):
+        subprocess.run(["bash", "-n", config.ROOT / script], check=True)
+
+
+def test_python_in_the_readme_runs():
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(block, "README.md", "exec"), {})

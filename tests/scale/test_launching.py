@@ -1,0 +1,109 @@
+"""Training that a notebook starts in processes of its own."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from g2e_lib.experiments.study import Arm, Laboratory
+from g2e_lib.glyphworld import benchmark
+from g2e_lib.project import config
+from g2e_lib.project.tracking import read_log
+from g2e_lib.scale import launching
+from g2e_lib.scale.launching import train_launched
+from g2e_lib.train_config import TrainConfig, read_config
+
+COMMON = {"steps": 2, "pairs_per_step": 6, "chunk_size": 4, "learning_rate": 1e-3, "warmup_steps": 0}
+ARM = Arm("in-batch")
+
+
+@pytest.fixture
+def laboratory(small_build, tmp_path):
+    """A laboratory of a name; `launch` and other settings of training may be given."""
+    trained = benchmark.training_facts(small_build, ["ObjectName", "Crop"])
+
+    def make(name, launch="", **common):
+        return Laboratory(small_build / "train", trained, {}, {}, tmp_path / name, COMMON | common, launch=launch)
+
+    return make
+
+
+def test_two_processes_train_what_a_notebook_would(laboratory, tmp_path, capfd):
+    adapters = [load_file(laboratory("here").train(ARM) / "adapter_model.safetensors")]
+    capfd.readouterr()
+    adapters += [load_file(laboratory("there", "launch/cpu.yaml").train(ARM) / "adapter_model.safetensors")]
+    assert "train: 100%" in capfd.readouterr().err  # its bar is shown here
+    assert adapters[0].keys() == adapters[1].keys()
+    for name, value in adapters[0].items():
+        torch.testing.assert_close(adapters[1][name], value, atol=1e-5, rtol=0)
+    assert [p.name for p in (tmp_path / "here" / "runs").iterdir()] == [
+        p.name for p in (tmp_path / "there" / "runs").iterdir() if p.is_dir()
+    ]  # how many processes have trained is nothing that a run is remembered by
+    (settings,) = (tmp_path / "there" / "runs").glob("*.yaml")
+    assert read_config(settings).report_to == "none"
+    assert read_config(settings).folder == str(settings.with_suffix(""))
+
+
+def test_a_laboratory_reports_to_whom_it_is_told(laboratory, tmp_path):
+    quiet, loud = laboratory("a"), laboratory("b", report_to="tensorboard")
+    folders = [one.train(ARM).parent for one in (quiet, loud)]
+    assert folders[0].name == folders[1].name
+    assert [(folder / "tensorboard").exists() for folder in folders] == [False, True]
+    assert [len(read_log(folder)) for folder in folders] == [2, 2]
+
+
+def test_a_configuration_that_does_not_exist(laboratory):
+    with pytest.raises(ValueError, match=r"launch 'none.yaml' is no file .*: choose launch/cpu.yaml, launch/fsdp.yaml"):
+        laboratory("here", "none.yaml")
+
+
+@pytest.fixture
+def stand_in(monkeypatch, tmp_path):
+    """Puts a script in the place of Python, which accelerate would be started with."""
+
+    def put(script):
+        path = tmp_path / "python"
+        path.write_text(f"#!/bin/bash\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(path))
+        return TrainConfig(folder=str(tmp_path / "run"), data="data", subsets=("Crop",))
+
+    return put
+
+
+def test_a_failure_says_why(stand_in, capsys):
+    bars = r"train:   0%%|  |\rtrain:  50%%|# |"
+    config = stand_in(
+        rf"printf '{bars}train: lower the größe\n\rtrain:  50%%|# |\nTraceback\n  Failed\n\n' >&2; exit 3"
+    )
+    with pytest.raises(RuntimeError, match=r"^training under launch/cpu.yaml failed: lower the größe$"):
+        train_launched(config, "launch/cpu.yaml")
+    assert "train:   0%|  |\rtrain:  50%|# |train" in capsys.readouterr().err
+    for script, reason in (("echo 'no GPU' >&2; exit 1", "no GPU"), ("exit 4", "it ended with status 4")):
+        with pytest.raises(RuntimeError, match=f"failed: {reason}$"):
+            train_launched(stand_in(script), "launch/cpu.yaml")
+
+
+def test_an_interruption_lets_accelerate_end_its_processes(stand_in, monkeypatch, tmp_path):
+    config = stand_in(f"trap 'touch {tmp_path}/ended; exit' TERM; echo up >&2; while true; do sleep 0.1; done")
+
+    def interrupted(process):
+        assert process.stderr.readline() == b"up\n"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launching, "_pass_on", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_launched(replace(config, steps=1), "launch/cpu.yaml")
+    assert (tmp_path / "ended").exists()
+
+
+def test_as_many_processes_as_there_are_gpus(monkeypatch):
+    monkeypatch.setattr(launching.torch.cuda, "device_count", lambda: 3)
+    found = {path.name: launching.processes_here(path) for path in (config.ROOT / "launch").glob("*.yaml")}
+    assert found == {
+        "cpu.yaml": [],
+        "fsdp.yaml": ["--num_processes", "3"],
+        "one_machine.yaml": ["--num_processes", "3"],
+    }
