@@ -343,7 +343,7 @@ def build_models(folder: Path, released: Path) -> None:
 
 RUN = """
 import pathlib, sys
-from g2e_lib import config, run
+from g2e_lib.project import config, runner as run
 root = pathlib.Path(sys.argv[1])
 config.ROOT, config.RESULTS, config.FIGURES = root, root / "results", root / "figures"
 config.PROFILES = root / "profiles"

@@ -19,7 +19,7 @@ def smoke(tmp_path_factory):
     """A copy of the project's notebooks, run from scratch, with a cache of its own."""
     root = tmp_path_factory.mktemp("project")
     code = (
-        "import sys, pathlib; from g2e_lib import config, run; root = pathlib.Path(sys.argv[1]);"
+        "import sys, pathlib; from g2e_lib.project import config, runner as run; root = pathlib.Path(sys.argv[1]);"
         "config.RESULTS, config.FIGURES = root / 'results', root / 'figures';"
         "config.ROOT = root; sys.exit(run.main(['--profile', 'smoke']))"
     )
@@ -118,9 +118,9 @@ def test_07_draws_what_the_other_notebooks_drew(smoke, tmp_path):
     for name in ("figures/smoke", "results/smoke/tables"):
         (root / name).rename(tmp_path / name.replace("/", "-"))
     code = (
-        "import sys, pathlib; from g2e_lib import config; root = pathlib.Path(sys.argv[1]);"
+        "import sys, pathlib; from g2e_lib.project import config; root = pathlib.Path(sys.argv[1]);"
         "config.RESULTS, config.FIGURES = root / 'results', root / 'figures';"
-        "from g2e_lib.catalogue import Catalogue; Catalogue('smoke').redraw()"
+        "from g2e_lib.report.catalogue import Catalogue; Catalogue('smoke').redraw()"
     )
     subprocess.run([sys.executable, "-c", code, root], check=True, cwd=root)
     assert {p.relative_to(root): p.read_bytes() for p in sorted((root / "figures").rglob("*.*"))} == drawn
