@@ -138,7 +138,7 @@ def side(pictures: Pictures, modality: str, folder: str, number: int, images: di
 def build_mmeb(hub: Path, photos: list[Path], queries: int = 4, pairs: int = 12, candidates: int = 4) -> None:
     """Both MMEB repositories, all 36 and 20 subsets, as folders."""
     pictures, eval_images = Pictures(photos), {}
-    table = csv.DictReader((config.PACKAGE / "reference" / "mmeb_datasets.csv").open())
+    table = csv.DictReader((config.PACKAGE / "project" / "reference" / "mmeb_datasets.csv").open())
     for facts in table:
         name, kinds = facts["dataset"], (facts["query_modality"], facts["target_modality"])
         rows, count = [], 0

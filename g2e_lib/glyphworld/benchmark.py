@@ -28,7 +28,8 @@ VERSION = 1  # raise when the content changes
 EVAL_FOLDER, TRAIN_FOLDER, MANIFEST, TRUTH = "eval", "train", "manifest.json", "truth.jsonl"
 # Source files that decide what is built.
 CODE = tuple(
-    f"glyphworld/{name}.py" for name in ("benchmark", "datasets", "language", "render", "scenes", "vocabulary")
+    f"glyphworld/{name}.py"
+    for name in ("benchmark", "datasets", "world/language", "world/render", "world/scenes", "world/vocabulary")
 )
 
 

@@ -29,7 +29,10 @@ from g2e_lib.project.store import build_once, write_json
 
 VERSION = 1  # raise when the content changes
 PLAIN, PLUS, MANIFEST = "sugarcrepe", "sugarcrepe_pp", "manifest.json"  # folders of the two, beside images/
-CODE = tuple(f"glyphworld/{name}.py" for name in ("crepe", "datasets", "language", "render", "scenes", "vocabulary"))
+CODE = tuple(
+    f"glyphworld/{name}.py"
+    for name in ("crepe", "datasets", "world/language", "world/render", "world/scenes", "world/vocabulary")
+)
 TEMPLATES = ("{}", "a picture of {}", "there is {}", "an image with {}")
 OPPOSITE: dict[Relation, Relation] = dict(zip(RELATIONS, ("below", "above", "right of", "left of"), strict=True))
 

@@ -21,7 +21,7 @@ from g2e_lib.project.store import build_once
 
 VERSION = 1  # raise when the content changes
 PARAPHRASES = "Paraphrases"  # the training subset's name
-SOURCES = ("datasets", "language", "render", "scenes", "sentences", "vocabulary")
+SOURCES = ("datasets", "world/language", "world/render", "world/scenes", "sentences", "world/vocabulary")
 CODE = tuple(f"glyphworld/{name}.py" for name in SOURCES)
 Caption = Callable[[Scene, random.Random], tuple[str, Claim]]
 CAPTIONS: dict[str, Caption] = {"short": short_caption, "long": long_caption}

@@ -22,7 +22,12 @@ from g2e_lib.gradcache import TEMPERATURE
 from g2e_lib.project.config import EMBEDDED_MODELS, code_fingerprint, fingerprint
 from g2e_lib.project.store import Store, build_once
 
-CODE = (*(f"glyphworld/{n}.py" for n in ("language", "scenes", "sentences", "text_teacher", "vocabulary")),)
+CODE = (
+    *(
+        f"glyphworld/{n}.py"
+        for n in ("world/language", "world/scenes", "sentences", "text_teacher", "world/vocabulary")
+    ),
+)
 EMBEDDED = "glyphworld"  # the name of this teacher
 MAX_LENGTH = 128  # tokens; long captions have about 90
 

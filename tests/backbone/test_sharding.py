@@ -61,7 +61,9 @@ def runs(small_build, tmp_path_factory):
     # The last is accelerate's default; no process may be left without weights by it.
     environment |= {"ACCELERATE_USE_CPU": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    code = f"import test_sharding; test_sharding.work({asdict(common)!r}, {str(folder)!r}, {str(start)!r})"
+    code = (
+        f"from backbone import test_sharding; test_sharding.work({asdict(common)!r}, {str(folder)!r}, {str(start)!r})"
+    )
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code],

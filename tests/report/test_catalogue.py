@@ -30,8 +30,8 @@ class Absent(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
-from g2e_lib.catalogue import Catalogue
-from g2e_lib.html_report import write_pages
+from g2e_lib.report.catalogue import Catalogue
+from g2e_lib.report.html_report import write_pages
 catalogue = Catalogue("mini")
 states = catalogue.redraw()
 write_pages(catalogue)

@@ -2,7 +2,7 @@ import json
 
 import matplotlib.pyplot as plt
 import pytest
-from test_evaluate import FakeEmbedder, rows
+from evaluation.test_evaluate import FakeEmbedder, rows
 
 from g2e_lib.evaluation.scores import score_prompts
 from g2e_lib.project.store import Store

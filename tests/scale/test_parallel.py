@@ -13,13 +13,14 @@ from g2e_lib.project import config
 WORKER = """
 import sys
 from pathlib import Path
-from g2e_lib import evaluate, parallel
+from g2e_lib import embedder as embedding
 from g2e_lib.embedder import Embedder
 from g2e_lib.glyphworld import benchmark
-from g2e_lib.mining import load_subsets
+from g2e_lib.data.subsets import load_subsets
 from g2e_lib.saha import Miner
-from g2e_lib.store import Store
-evaluate.SHARD = 7
+from g2e_lib.scale import parallel
+from g2e_lib.project.store import Store
+embedding.SHARD = 7
 root, folder = map(Path, sys.argv[1:])
 parallel.join_processes()
 embedder = Embedder.from_pretrained("glyphworld-base", device="cpu", dtype="float32")
