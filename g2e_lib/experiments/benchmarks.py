@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 
 from g2e_lib.data import download
-from g2e_lib.data.download import Wanted
+from g2e_lib.data.download import Selection
 from g2e_lib.data.fetch import read_note
 from g2e_lib.data.items import EvalRow, Item
 from g2e_lib.data.mmeb import SKIPPED, dataset_of, read_mmeb_eval, skipped_images
@@ -92,7 +92,7 @@ class MmebBenchmark:
         root: the data folder; training subsets are in root / "train".
     """
 
-    wanted: Wanted
+    wanted: Selection
     policy: Policy = "stop"
     root: Path = field(default_factory=lambda: config.DATA)
 
@@ -292,7 +292,7 @@ def _faulty(verified: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def prepare_benchmark(
-    world: World, size: benchmark.Size, wanted: Wanted, policy: Policy = "stop", is_fresh: bool = False
+    world: World, size: benchmark.Size, wanted: Selection, policy: Policy = "stop", is_fresh: bool = False
 ) -> tuple[Benchmark, str]:
     """Build or download a benchmark, and verify it.
 
@@ -340,6 +340,6 @@ def open_benchmark(settings: Mapping[str, Any]) -> Benchmark:
         settings: `benchmark` of metrics/setup.json.
     """
     if settings.get("world") == "mmeb":
-        return MmebBenchmark(Wanted(**settings["wanted"]), settings["policy"])
+        return MmebBenchmark(Selection(**settings["wanted"]), settings["policy"])
     size = benchmark.Size(**settings)
     return GlyphBenchmark(size, benchmark.prepare(config.CACHE, size))
