@@ -23,10 +23,9 @@ from tqdm.auto import tqdm
 from g2e_lib.data.archives import is_junk, read_captions, unpack
 from g2e_lib.data.fetch import HubFolder, check_disk, fetch, read_note
 from g2e_lib.data.images import open_image
-from g2e_lib.data.mmeb import TRAIN_NAMES
+from g2e_lib.data.selection import CREPE_FOLDER, CREPE_PP_FOLDER, EVAL, PARTS, TRAIN, Selection
 from g2e_lib.data.sugarcrepe import SUGARCREPE, SUGARCREPE_PP, read_sugarcrepe, read_sugarcrepe_pp
 from g2e_lib.project.config import DATA
-from g2e_lib.project.published import reference
 from g2e_lib.project.store import write_json
 
 MMEB_EVAL, MMEB_TRAIN = "TIGER-Lab/MMEB-eval", "TIGER-Lab/MMEB-train"
@@ -35,80 +34,14 @@ CREPE_PP = "https://raw.githubusercontent.com/Sri-Harsha/scpp/{revision}/data/{n
 # Pairs of sentences that follow from each other (UniME's stage 1), and long captions (its retrieval).
 NLI, URBAN = "sentence-transformers/all-nli", "BeichenZhang/Urban1k"
 COCO = "http://images.cocodataset.org/zips/val2017.zip"
-EVAL, TRAIN, EVAL_IMAGES = "eval", "train", "eval_images"
-CREPE_FOLDER, CREPE_PP_FOLDER, COCO_FOLDER = "sugarcrepe", "sugarcrepe_pp", "val2017"
+EVAL_IMAGES, COCO_FOLDER = "eval_images", "val2017"
 # Folder, subsets and reader of the two sets about captions.
 CREPES = ((CREPE_FOLDER, SUGARCREPE, read_sugarcrepe), (CREPE_PP_FOLDER, SUGARCREPE_PP, read_sugarcrepe_pp))
 NLI_FOLDER, URBAN_FOLDER, URBAN_CAPTIONS = "nli", "urban1k", "captions.json"
 NLI_FILES = {split: f"pair/{split}-00000-of-00001.parquet" for split in ("train", "dev")}
 CREPE_URLS = {CREPE_FOLDER: CREPE, CREPE_PP_FOLDER: CREPE_PP}
 REPOSITORIES = {EVAL: MMEB_EVAL, TRAIN: MMEB_TRAIN, NLI_FOLDER: NLI, URBAN_FOLDER: URBAN}
-PARTS = ("training", "sugarcrepe", "unime")  # besides MMEB's evaluation
 ARCHIVES, SOURCES, VERIFIED, ABSENT = ".archives", "sources.json", "verified.json", "absent.json"
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What to download.
-
-    Attributes:
-        datasets: evaluation datasets of MMEB; none means all 36.
-        subsets: training subsets of MMEB; none means all 20.
-        split: of the training subsets.
-        parts: besides MMEB's evaluation: "training" (MMEB's), "sugarcrepe" (both sets and their images), "unime" (its
-            sentences for stage 1 and its long captions).
-        eval_revision: commit, tag or branch of MMEB-eval, and so the others; the commit that a hub's revision stands
-            for is noted at the first download and kept from then on.
-    """
-
-    datasets: Sequence[str] = ()
-    subsets: Sequence[str] = ()
-    split: str = "diverse_instruction"
-    parts: Sequence[str] = PARTS
-    eval_revision: str = "main"
-    train_revision: str = "main"
-    crepe_revision: str = "main"
-    crepe_pp_revision: str = "main"
-
-    def __post_init__(self) -> None:
-        for kind, names, known in (
-            ("dataset", self.datasets, reference_names()),
-            ("training subset", self.subsets, training_names()),
-            ("part", self.parts, PARTS),
-        ):
-            if unknown := [name for name in names if name not in known]:
-                raise ValueError(f"MMEB has no {kind} {unknown[0]!r}: choose among {', '.join(known)}")
-
-    @property
-    def all_datasets(self) -> list[str]:
-        """Names of the evaluation datasets."""
-        return list(self.datasets or reference_names())
-
-    @property
-    def all_subsets(self) -> list[str]:
-        """Names of the training subsets, as MMEB-train spells them."""
-        return list(self.subsets or training_names()) if "training" in self.parts else []
-
-    @property
-    def revisions(self) -> dict[str, str]:
-        """By folder the revision of the repository it comes from; others' is "main"."""
-        return {
-            EVAL: self.eval_revision,
-            TRAIN: self.train_revision,
-            CREPE_FOLDER: self.crepe_revision,
-            CREPE_PP_FOLDER: self.crepe_pp_revision,
-        }
-
-
-def reference_names(distribution: str = "") -> list[str]:
-    """MMEB's evaluation datasets, all or those of a distribution ("IND", "OOD")."""
-    table = reference("mmeb_datasets")
-    return table.dataset[table.distribution.str.contains(distribution)].tolist()
-
-
-def training_names() -> list[str]:
-    """The training subsets of MMEB, as MMEB-train spells them."""
-    return [TRAIN_NAMES.get(name, name) for name in reference_names("IND")]
 
 
 # --- what is missing -----------------------------------------------------------------------------------------------
@@ -219,8 +152,8 @@ def download(root: Path, selection: Selection) -> Inventory:
         _note_source(root, hub, selection.revisions.get(folder, "main"))
         if folder == URBAN_FOLDER:
             _bring_captions(root, hub)
-        else:
-            _bring_tables(root, folder, hub, missing)
+        else:  # tables first, which say what images there are
+            hub.get(_tables_of(folder, hub, missing), root / folder)
             _bring_images(root, folder, hub, take_inventory(root, selection))
     after = take_inventory(root, selection)
     photos = [name for key, names in after.to_bring.items() if key.startswith(CREPE_FOLDER) for name in names]
@@ -238,10 +171,13 @@ def bytes_to_bring(root: Path, selection: Selection) -> int:
     missing, total = take_inventory(root, selection), 0
     keys = {*missing.to_bring, *(str(PurePosixPath(file).parent) for file in missing.files)}
     for folder in filter(missing.lacks, REPOSITORIES):
-        sizes = _open(root, folder, selection).sizes
-        files = {_archive(key) for key in keys if key.startswith(f"{folder}/")}
-        files |= {name for some in _tables_of(folder, sizes, missing).values() for name in some}
-        total += sum(sizes.get(name, 0) for name in (sizes if folder == URBAN_FOLDER else files))
+        hub = _open(root, folder, selection)
+        if folder == URBAN_FOLDER:
+            files = set(hub.sizes)
+        else:
+            archives = {_archive(key) for key in keys if key.startswith(f"{folder}/")}
+            files = archives.union(_tables_of(folder, hub, missing))
+        total += sum(hub.sizes.get(name, 0) for name in files)
     return total
 
 
@@ -259,24 +195,19 @@ def _note_source(root: Path, hub: HubFolder, revision: str) -> None:
     write_json(root / SOURCES, noted | {hub.repository: {"revision": revision, "commit": hub.commit}})
 
 
-def _tables_of(folder: str, sizes: Iterable[str], missing: Inventory) -> dict[str, list[str]]:
-    """By pattern the files of a repository that are missing tables of a folder."""
+def _tables_of(folder: str, hub: HubFolder, missing: Inventory) -> list[str]:
+    """The files of a repository that are missing tables of a folder."""
     patterns = [file.removeprefix(f"{folder}/") for file in missing.files if file.startswith(f"{folder}/")]
-    return {pattern: fnmatch.filter(sizes, pattern) for pattern in patterns}
+    files = {pattern: fnmatch.filter(hub.sizes, pattern) for pattern in patterns}
+    if nowhere := [pattern for pattern, names in files.items() if not names]:
+        raise ValueError(f"{hub.repository} at {hub.commit} has no {nowhere[0]}: check the revision")
+    return [name for names in files.values() for name in names]
 
 
 def _archive(key: str) -> str:
     """The file of a repository that has the images of an evaluation dataset or a training subset."""
     folder, _, name = key.partition("/")
     return "images.zip" if folder == EVAL else f"images_zip/{name}.zip"
-
-
-def _bring_tables(root: Path, folder: str, hub: HubFolder, missing: Inventory) -> None:
-    files = _tables_of(folder, hub.sizes, missing)
-    if nowhere := [pattern for pattern, names in files.items() if not names]:
-        raise ValueError(f"{hub.repository} at {hub.commit} has no {nowhere[0]}: check the revision")
-    if names := [name for some in files.values() for name in some]:
-        hub.get(names, root / folder)
 
 
 def _bring_images(root: Path, folder: str, hub: HubFolder, missing: Inventory) -> None:

@@ -130,6 +130,8 @@ class HubFolder:
         Raises:
             ValueError: the disk is too small, or one cannot be had or arrives damaged.
         """
+        if not names:
+            return []
         check_disk(folder, sum(self.sizes[name] for name in names))
         try:
             snapshot_download(
