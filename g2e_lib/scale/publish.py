@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard, ModelCardData
 
 from g2e_lib.backbone.checkpoint import apply_adapter, checkpoint_folder, load_model, load_processor
 from g2e_lib.project.store import write_json, write_text
 from g2e_lib.prompts import ASSISTANT_HEADER, TURN_END, TURN_START, VISION_BLOCK, Prompt, get_prompt
 
-CARD = "README.md"
 ST = "sentence_transformers"
 FORWARD = {"method": "forward", "method_output_name": "last_hidden_state"}
+TEMPLATES = Path(__file__).with_name("templates")
 
 
 @dataclass(frozen=True)
@@ -57,50 +57,26 @@ def embedding_template(prompt: Prompt) -> str:
     Whether the message is a query is told by the variable `task`, which sentence-transformers sets. The image comes
     first, whatever the order of the parts.
 
-    Args:
-        prompt: its fusion must be "joint".
-
     Raises:
         ValueError: the prompt embeds image and text apart, which no template can say.
     """
     if prompt.fusion != "joint":
         raise ValueError(f"prompt {prompt.name!r} embeds image and text apart: publish another one")
-    lines = []
-    for condition, role in (("is_query", "query"), ("not is_query", "target")):
-        if line := prompt.instruction(role):
-            with_image, text_only = json.dumps(line.with_image), json.dumps(line.text_only)
-            lines.append(
-                f"{{%- if {condition} %}}{{%- set ns.line = {with_image} if ns.image else {text_only} %}}{{%- endif %}}"
-            )
-    system = json.dumps(prompt.system or "")
-    return "".join(
-        (
-            "{%- set is_query = task is defined and task == 'query' %}",
-            f"{{%- set ns = namespace(system={system}, image='', text='', line='') %}}",
-            "{%- for message in messages %}{%- set parts = message.content %}",
-            "{%- if parts is string %}{%- set parts = [{'type': 'text', 'text': parts}] %}{%- endif %}",
-            "{%- for part in parts %}",
-            "{%- if message.role == 'system' %}{%- set ns.system = part.text %}",
-            f"{{%- elif part.type == 'image' %}}{{%- set ns.image = {json.dumps(VISION_BLOCK)} %}}",
-            "{%- elif part.type == 'text' %}{%- set ns.text = part.text | trim %}{%- endif %}",
-            "{%- endfor %}{%- endfor %}",
-            *lines,
-            f"{{%- if ns.system %}}{{{{- {json.dumps(f'{TURN_START}system' + chr(10))} + ns.system",
-            f" + {json.dumps(TURN_END + chr(10))} }}}}{{%- endif %}}",
-            f"{{{{- {json.dumps(f'{TURN_START}user' + chr(10))} }}}}",
-            '{{- [ns.image, ns.text, ns.line] | select | join("\\n") }}',
-            f"{{{{- {json.dumps(TURN_END + chr(10) + ASSISTANT_HEADER)} }}}}",
-        )
-    )
+    lines = {role: prompt.instruction(role) for role in ("query", "target")}
+    constants = {
+        "SYSTEM": prompt.system or "",
+        "LINES": {role: [line.with_image, line.text_only] if line else ["", ""] for role, line in lines.items()},
+        "VISION": VISION_BLOCK,
+        "START": TURN_START,
+        "END": TURN_END,
+        "ASSISTANT": ASSISTANT_HEADER,
+    }
+    head = "".join(f"{{%- set {name} = {json.dumps(value)} %}}\n" for name, value in constants.items())
+    return head + (TEMPLATES / "chat_template.jinja").read_text(encoding="utf-8")
 
 
 def sentence_transformers_files(prompt: Prompt, dimension: int) -> dict[str, Any]:
-    """The JSON files, by path, that make a Qwen2-VL folder a SentenceTransformer.
-
-    Args:
-        prompt: as in embedding_template.
-        dimension: D.
-    """
+    """The JSON files, by path, that make a Qwen2-VL folder with embeddings of that dimension a SentenceTransformer."""
     modules = (
         ("", f"{ST}.base.modules.transformer.Transformer"),
         ("1_Pooling", f"{ST}.{ST[:-1]}.modules.pooling.Pooling"),
@@ -141,17 +117,13 @@ def save_processor(release: Release, source: Path, folder: Path) -> None:
 
 
 def publish_adapter(release: Release, folder: Path) -> Path:
-    """Write an adapter with its card, tokenizer, processor and template.
-
-    Args:
-        release: what to publish.
-        folder: must be new or empty.
+    """Write an adapter with its card, tokenizer, processor and template into a new or empty folder.
 
     Raises:
         ValueError: the folder is not empty, or the adapter is not there.
     """
     source = checkpoint_folder(release.adapter)
-    _claim(folder)
+    _make_new(folder)
     save_processor(release, checkpoint_folder(release.model), folder)
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         if not (source / name).is_file():
@@ -159,16 +131,12 @@ def publish_adapter(release: Release, folder: Path) -> Path:
         shutil.copy(source / name, folder / name)
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     write_json(folder / "adapter_config.json", settings | {"base_model_name_or_path": release.model})
-    write_text(folder / CARD, model_card(release, is_merged=False))
+    write_text(folder / "README.md", model_card(release, is_merged=False))
     return folder
 
 
 def publish_merged(release: Release, folder: Path) -> Path:
-    """Write merged weights with everything that `SentenceTransformer(folder)` and `Embedder` need.
-
-    Args:
-        release: what to publish.
-        folder: must be new or empty.
+    """Write merged weights, and what SentenceTransformer and Embedder need besides, into a new or empty folder.
 
     Raises:
         ValueError: the folder is not empty, model and adapter do not fit, or the prompt cannot be published.
@@ -177,7 +145,7 @@ def publish_merged(release: Release, folder: Path) -> Path:
     embedding_template(prompt)  # refuses before anything is loaded
     if release.dtype not in ("float32", "bfloat16"):
         raise ValueError(f"unknown dtype {release.dtype!r}: use 'float32' or 'bfloat16'")
-    _claim(folder)
+    _make_new(folder)
     model = load_model(source, "float32")  # merging in bfloat16 would round twice
     if release.adapter:
         apply_adapter(model, checkpoint_folder(release.adapter))
@@ -185,69 +153,49 @@ def publish_merged(release: Release, folder: Path) -> Path:
     save_processor(release, source, folder)
     for name, content in sentence_transformers_files(prompt, model.config.text_config.hidden_size).items():
         write_json(folder / name, content)
-    write_text(folder / CARD, model_card(release, is_merged=True))
+    write_text(folder / "README.md", model_card(release, is_merged=True))
     return folder
 
 
-def _claim(folder: Path) -> None:
+def _make_new(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: choose a new folder, so that nothing old is published with the new")
     folder.mkdir(parents=True, exist_ok=True)
 
 
 def model_card(release: Release, is_merged: bool) -> str:
-    """The README.md of a published folder."""
-    facts = {
-        "license": release.license,
-        "library_name": "sentence-transformers" if is_merged else "peft",
-        "base_model": release.model,
-        "pipeline_tag": "feature-extraction",
-    }
-    lists = {"datasets": release.datasets, "tags": ("multimodal-embedding", "qwen2_vl", "gen2embed")}
-    head = [f"{name}: {value}" for name, value in facts.items()]
-    for name, values in lists.items():
-        head += [f"{name}:", *(f"- {value}" for value in values)]
+    """The README.md of a published folder.
+
+    Raises:
+        ValueError: the results folder has none of the tables that a card shows.
+    """
+    names = ("table_2_training", "table_1_zero_shot") if release.results else ()
+    files = [Path(release.results) / "tables" / f"{name}.md" for name in names]
+    tables = [path.read_text(encoding="utf-8").strip() for path in files if path.is_file()]
+    if release.results and not tables:
+        raise ValueError(
+            f"{release.results} has no table of results: run the notebooks first, or publish without results"
+        )
     prompt = get_prompt(release.prompt)
-    line = prompt.instruction("query")
-    with_st = """
-```python
-import g2e_lib  # a processor that needs no torchvision
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("PATH")
-queries = model.encode_query(["a red sun", {"text": "what is this?", "image": "photo.jpg"}])
-targets = model.encode_document(["sun", {"image": "photo.jpg"}])
-print(model.similarity(queries, targets))
-```
-sentence-transformers cuts long inputs at their very end, where the embedding is read; keep texts within its limit.
-"""
-    loader = f'Embedder.from_pretrained("PATH", prompt="{release.prompt}")'
-    parts = [
-        "---\n" + "\n".join(head) + "\n---",
-        f"# Embeddings of texts, images and both, from {release.model}",
-        "The embedding is the last hidden state at the end of the assistant header, scaled to unit length.",
-        f"- system message: `{prompt.system or 'none'}`",
-        f"- line after a query's own text: `{line.with_image if line else 'none'}`"
-        + (f" (text alone: `{line.text_only}`)" if line else ""),
-        f"- trained adapter: {'merged' if is_merged and release.adapter else 'apart' if release.adapter else 'none'}",
-        "## Use",
-        f"```python\nfrom g2e_lib.embedder import Embedder\n\nembedder = {loader}\n"
-        'queries = embedder.encode(["a red sun"], role="query")\n```',
-        with_st.strip() if is_merged else "",
-        _results(release.results),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _results(folder: str) -> str:
-    """The tables of a results folder that a card shows."""
-    tables = (
-        [Path(folder) / "tables" / f"{name}.md" for name in ("table_2_training", "table_1_zero_shot")] if folder else []
+    facts = ModelCardData(
+        license=release.license,
+        library_name="sentence-transformers" if is_merged else "peft",
+        base_model=release.model,
+        pipeline_tag="feature-extraction",
+        datasets=list(release.datasets),
+        tags=["multimodal-embedding", "qwen2_vl", "gen2embed"],
     )
-    found = [path.read_text(encoding="utf-8").strip() for path in tables if path.is_file()]
-    if folder and not found:
-        raise ValueError(f"{folder} has no table of results: run the notebooks first, or publish without results")
-    return "\n\n".join(["## Results", *found]) if found else ""
+    card = ModelCard.from_template(
+        facts,
+        template_path=str(TEMPLATES / "model_card.md"),
+        system=prompt.system,
+        line=prompt.instruction("query"),
+        adapter="none" if not release.adapter else "merged" if is_merged else "apart",
+        prompt=release.prompt,
+        is_merged=is_merged,
+        tables=tables,
+    )
+    return str(card).rstrip() + "\n"
 
 
 def push(folder: Path, repository: str, is_private: bool = True) -> str:
@@ -268,15 +216,16 @@ def push(folder: Path, repository: str, is_private: bool = True) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit status. Nothing is uploaded without --push."""
     parser = argparse.ArgumentParser(prog="python -m g2e_lib publish", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="new folder to write")
-    parser.add_argument("--model", required=True, help="base model: a hub id that others can resolve, or a folder")
-    parser.add_argument("--adapter", default="", help="folder of a PEFT adapter")
-    parser.add_argument("--prompt", default=Release.prompt, help=f"name of the prompt (default: {Release.prompt})")
-    parser.add_argument("--dtype", default=Release.dtype, help=f"of merged weights (default: {Release.dtype})")
-    parser.add_argument("--results", default="", help="results folder whose tables go into the card")
-    parser.add_argument("--adapter-only", action="store_true", help="publish the adapter, not merged weights")
-    parser.add_argument("--push", metavar="ORG/NAME", default="", help="upload there afterwards")
-    parser.add_argument("--public", action="store_true", help="make a new repository public")
+    add = parser.add_argument
+    add("folder", type=Path, help="new folder to write")
+    add("--model", required=True, help="base model: a hub id that others can resolve, or a folder")
+    add("--adapter", default="", help="folder of a PEFT adapter")
+    add("--prompt", default=Release.prompt, help="name of the prompt (default: %(default)s)")
+    add("--dtype", default=Release.dtype, help="of merged weights (default: %(default)s)")
+    add("--results", default="", help="results folder whose tables go into the card")
+    add("--adapter-only", action="store_true", help="publish the adapter, not merged weights")
+    add("--push", metavar="ORG/NAME", default="", help="upload there afterwards")
+    add("--public", action="store_true", help="make a new repository public")
     options = parser.parse_args(arguments)
     release = Release(options.model, options.adapter, options.prompt, options.dtype, results=options.results)
     try:
