@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,15 +31,7 @@ CREPE_ITEMS, CREPE_MODELS = 30_000, 6  # captions and photos of both sets; model
 
 @dataclass(frozen=True)
 class Cost:
-    """One stage.
-
-    Attributes:
-        stage: what it does.
-        items: that run through the model.
-        tokens: of all of them.
-        gpu_hours: on one GPU of the assumed kind.
-        disk: GB on disk.
-    """
+    """What a stage does, the items that run through the model, their tokens, hours on one assumed GPU, GB on disk."""
 
     stage: str
     items: int
@@ -53,15 +45,17 @@ def flops_a_second() -> tuple[str, float]:
     import torch  # only here: small profiles do without
 
     found = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    name = next((one for one in PEAK_FLOPS if one in found), ASSUMED_GPU)
+    name = next((kind for kind in PEAK_FLOPS if kind in found), ASSUMED_GPU)
     return name, PEAK_FLOPS[name] * UTILISATION
 
 
-def _stage(stage: str, items: int, visual: int, parameters: float, disk: float = 0.0, trains: bool = False) -> Cost:
-    shown = items * visual // 2  # visual tokens: half of MMEB's items have an image
+def _stage(stage: str, items: int, visual: int, parameters: float, trains: bool = False) -> Cost:
+    """A stage that embeds and stores items, or trains on them; half of them have an image of so many visual tokens."""
+    shown = items * visual // 2
     tokens = items * TEXT_TOKENS + shown
     passes, share = (TRAINING_PASSES, TRAINING_UTILISATION / UTILISATION) if trains else (1, 1.0)
     flops = 2 * (passes * parameters * tokens + VISION_PARAMETERS * PATCHES * shown)
+    disk = 0.0 if trains else items * GB_PER_EMBEDDING
     return Cost(stage, items, tokens, flops / share / flops_a_second()[1] / 3600, disk)
 
 
@@ -69,41 +63,50 @@ def estimate(settings: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
     """The stages of a run with their costs; none for the embedded world.
 
     Args:
-        settings: by notebook (file stem) all its parameters, defaults included.
+        settings: by notebook (file stem) all its settings, defaults included.
     """
     table = reference("mmeb_datasets").set_index("dataset")
     setup, costs = settings.get("00_setup", {}), []
     datasets = setup.get("datasets") or list(table.index)
     subsets = [dataset_of(name) for name in setup.get("subsets") or table.index[table.train_pairs > 0]]
+    large = {stem: chosen for stem, chosen in settings.items() if _parameters(chosen)}
     if setup.get("world") == "mmeb":
         costs.append(Cost("data (archives, and the same unpacked)", 0, 0, 0.0, 2 * _gigabytes(setup)))
-    if (one := settings.get("01_zero_shot")) and (size := _parameters(one)):
-        items = _evaluated(one, datasets) * len(one["prompts"])
-        costs.append(_stage("01 zero-shot", items, _visual(one), size, disk=items * GB_PER_EMBEDDING))
-    if (one := settings.get("02_mining")) and (size := _parameters(one)):
-        pairs = table.train_pairs[[dataset_of(name) for name in one["subsets"]] or subsets]
-        pairs = pairs.clip(upper=one["limit"]) if one["limit"] else pairs
-        items = round(2 * one["fraction"] * int(pairs.sum()))
-        costs.append(_stage("02 mining", items, _visual(one), size, disk=items * GB_PER_EMBEDDING))
-    for stem, (whole, short) in RUNS.items():
-        if (one := settings.get(stem)) and (size := _parameters(one)):
-            steps = whole * one["steps"] + short * one.get("ablation_steps", 0)
-            items, name = 2 * steps * one["pairs_per_step"] * one["seeds"], stem.replace("_", " ")
-            costs.append(_stage(name, items, VISUAL_TOKENS["paper_train"], size, trains=True))
-            tested = _evaluated(one, datasets) * (whole + short) * one["seeds"]
-            costs.append(_stage(f"{name}, evaluation", tested, _visual(one), size, disk=tested * GB_PER_EMBEDDING))
-            if "first_steps" in one:
-                items = 2 * one["first_steps"] * one["first_pairs"] * one["seeds"]
-                costs.append(_stage(f"{name}, stage 1", items, 0, size, trains=True))
-    if (one := settings.get("06_sugarcrepe")) and (size := _parameters(settings.get("05_unime", {}))):
-        items = CREPE_ITEMS * (len(one["prompts"]) + CREPE_MODELS)
-        costs.append(_stage("06 sugarcrepe", items, PHOTO_TOKENS, size, disk=items * GB_PER_EMBEDDING))
+    if zero_shot := large.get("01_zero_shot"):
+        items = _evaluated(zero_shot, datasets) * len(zero_shot["prompts"])
+        costs.append(_stage("01 zero-shot", items, _visual(zero_shot), _parameters(zero_shot)))
+    if mining := large.get("02_mining"):
+        pairs = table.train_pairs[[dataset_of(name) for name in mining["subsets"]] or subsets]
+        pairs = pairs.clip(upper=mining["limit"]) if mining["limit"] else pairs
+        items = round(2 * mining["fraction"] * int(pairs.sum()))
+        costs.append(_stage("02 mining", items, _visual(mining), _parameters(mining)))
+    for stem in filter(large.get, RUNS):
+        costs += _study(stem, large[stem], datasets)
+    if "06_sugarcrepe" in settings and "05_unime" in large:
+        items = CREPE_ITEMS * (len(settings["06_sugarcrepe"]["prompts"]) + CREPE_MODELS)
+        costs.append(_stage("06 sugarcrepe", items, PHOTO_TOKENS, _parameters(large["05_unime"])))
     return costs
 
 
-def _evaluated(one: Mapping[str, Any], datasets: list[str]) -> int:
+def _study(stem: str, chosen: Mapping[str, Any], datasets: Sequence[str]) -> list[Cost]:
+    """The stages of a notebook that trains."""
+    (whole, short), name, size = RUNS[stem], stem.replace("_", " "), _parameters(chosen)
+    steps = whole * chosen["steps"] + short * chosen.get("ablation_steps", 0)
+    items = 2 * steps * chosen["pairs_per_step"] * chosen["seeds"]
+    tested = _evaluated(chosen, datasets) * (whole + short) * chosen["seeds"]
+    costs = [
+        _stage(name, items, VISUAL_TOKENS["paper_train"], size, trains=True),
+        _stage(f"{name}, evaluation", tested, _visual(chosen), size),
+    ]
+    if "first_steps" in chosen:
+        items = 2 * chosen["first_steps"] * chosen["first_pairs"] * chosen["seeds"]
+        costs.append(_stage(f"{name}, stage 1", items, 0, size, trains=True))
+    return costs
+
+
+def _evaluated(chosen: Mapping[str, Any], datasets: Sequence[str]) -> int:
     """Items that are embedded to evaluate one model once."""
-    return len(one["datasets"] or datasets) * (min(one["limit"] or QUERIES, QUERIES) + TARGETS)
+    return len(chosen["datasets"] or datasets) * (min(chosen["limit"] or QUERIES, QUERIES) + TARGETS)
 
 
 def _gigabytes(setup: Mapping[str, Any]) -> float:
@@ -117,27 +120,27 @@ def _gigabytes(setup: Mapping[str, Any]) -> float:
         return math.nan
 
 
-def _parameters(one: Mapping[str, Any]) -> float:
+def _parameters(chosen: Mapping[str, Any]) -> float:
     """Parameters of the model a notebook runs; 0 for a small or unknown one."""
-    return next((count for name, count in PARAMETERS.items() if name in one.get("model", "")), 0)
+    return next((count for name, count in PARAMETERS.items() if name in chosen.get("model", "")), 0)
 
 
-def _visual(parameters: Mapping[str, Any]) -> int:
-    return VISUAL_TOKENS.get(parameters.get("images", ""), PHOTO_TOKENS)
+def _visual(chosen: Mapping[str, Any]) -> int:
+    return VISUAL_TOKENS.get(chosen.get("images", ""), PHOTO_TOKENS)
 
 
 def describe(costs: list[Cost]) -> str:
     """The estimate as text, with its assumptions."""
     name, rate = flops_a_second()
     lines = [f"{'stage':44}{'items':>12}{'tokens':>10}{'GPU-hours':>11}{'disk, GB':>10}"]
-    for one in costs:
-        disk = "unknown" if math.isnan(one.disk) else f"{one.disk:,.1f}"
-        lines.append(f"{one.stage:44}{one.items:12,}{one.tokens / 1e6:9,.0f}M{one.gpu_hours:11,.1f}{disk:>10}")
-    hours, disk = sum(one.gpu_hours for one in costs), sum(one.disk for one in costs if not math.isnan(one.disk))
-    lines.append(f"{'all, if nothing is cached':66}{hours:11,.1f}{disk:10,.1f}")
-    if any(math.isnan(one.disk) for one in costs):
+    for cost in costs:
+        disk = "unknown" if math.isnan(cost.disk) else f"{cost.disk:,.1f}"
+        lines.append(f"{cost.stage:44}{cost.items:12,}{cost.tokens / 1e6:9,.0f}M{cost.gpu_hours:11,.1f}{disk:>10}")
+    hours, disks = sum(cost.gpu_hours for cost in costs), [cost.disk for cost in costs if not math.isnan(cost.disk)]
+    lines.append(f"{'all, if nothing is cached':66}{hours:11,.1f}{sum(disks):10,.1f}")
+    if len(disks) < len(costs):
         lines.append("The hub cannot be asked how large the data are; the disk is checked again before each download.")
-    if any(one.stage[3:] in TRAINED for one in costs):
+    if any(cost.stage[3:] in TRAINED for cost in costs):
         lines.append("Training takes one GPU unless `-p launch launch/one_machine.yaml` says otherwise.")
     lines.append(f"Estimates for one {name} at {rate / 1e12:,.0f} TFLOP/s; data go to {DATA}.")
     return "\n".join(lines)
@@ -149,9 +152,6 @@ def confirm(settings: Mapping[str, Mapping[str, Any]], asks: bool | None = None)
     Args:
         settings: as in estimate.
         asks: whether to ask; None asks on a terminal only.
-
-    Returns:
-        Whether to go on.
     """
     costs = estimate(settings)
     if not costs:

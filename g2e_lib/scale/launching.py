@@ -15,17 +15,14 @@ from g2e_lib.train_config import TrainConfig, write_config
 
 
 def launch_file(launch: str) -> Path:
-    """The file of an accelerate configuration.
-
-    Args:
-        launch: its path, absolute or relative to the project's root.
+    """The file of an accelerate configuration, whose path is absolute or relative to the project's root.
 
     Raises:
         ValueError: there is none.
     """
     path = places.ROOT / launch
     if not path.is_file():
-        known = ", ".join(f"launch/{one.name}" for one in sorted((places.ROOT / "launch").glob("*.yaml")))
+        known = ", ".join(f"launch/{file.name}" for file in sorted((places.ROOT / "launch").glob("*.yaml")))
         raise ValueError(
             f"launch {launch!r} is no file of an accelerate configuration: choose {known}, write one with `accelerate "
             "config --config_file`, or set launch to '' to train in this process"
@@ -51,18 +48,14 @@ def processes_here(file: Path) -> list[str]:
 def train_launched(config: TrainConfig, launch: str) -> None:
     """Do what `train` does, in processes of their own; their settings stay beside the run's folder.
 
-    Args:
-        config: of the run.
-        launch: see launch_file.
-
     Raises:
-        ValueError: there is no such accelerate configuration.
+        ValueError: there is no such accelerate configuration (see launch_file).
         RuntimeError: training failed; the message is the last thing it said.
     """
     settings, file = Path(f"{config.folder}.yaml"), launch_file(launch)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
     write_config(config, settings)
     release_memory()  # the processes train on this one's GPU as well
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
     command += [*processes_here(file), "-m", "g2e_lib.train", str(settings)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         try:
@@ -72,8 +65,7 @@ def train_launched(config: TrainConfig, launch: str) -> None:
             raise
     if process.returncode:
         reasons = re.findall(r"train: (?! *\d+%)(.+)", said)  # not the bar; accelerate's own remarks come after them
-        lines = reasons or said.split("\n")
-        words = [line.strip() for line in lines if any(map(str.isalpha, line))]
+        words = [line.strip() for line in reasons or said.split("\n") if any(map(str.isalpha, line))]
         reason = words[-1] if words else f"it ended with status {process.returncode}"
         raise RuntimeError(f"training under {launch} failed: {reason}")
 

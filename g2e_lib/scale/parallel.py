@@ -55,7 +55,7 @@ def embed_all(
     store: Store,
     digests: Mapping[Item, str] | None = None,
 ) -> int:
-    """Bring embeddings of items into the store, shard by shard, each shard on one process.
+    """Bring embeddings of items into the store that all processes share, each shard on one of them.
 
     Args:
         embedder: with its prompt.
@@ -81,13 +81,6 @@ def mine_all(
     embedder: Embedder, subsets: Sequence[Subset], miners: Sequence[Miner], labelled: set[str], store: Store
 ) -> int:
     """Bring embeddings and clusters of training subsets into the store, each subset mined on one process.
-
-    Args:
-        embedder: with its prompt.
-        subsets: the pairs.
-        miners: how to mine.
-        labelled: names of the labelled classification sets.
-        store: that all processes share.
 
     Returns:
         The number of pairs of a subset and a miner.
