@@ -160,25 +160,3 @@ def group_names(info: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
         for name, one in info.items():
             groups.setdefault(one[attribute], []).append(name)
     return {**groups, "overall": list(info)}
-
-
-def summarize(
-    right: Mapping[str, np.ndarray],
-    info: Mapping[str, Mapping[str, Any]],
-    baseline: Mapping[str, np.ndarray] | None = None,
-    seed: int = 0,
-) -> dict[str, dict[str, Any]]:
-    """Estimates for every group of datasets: scores, or paired differences if there is a baseline.
-
-    Args:
-        right: for each dataset (N,) bool.
-        info: `meta_task` and `distribution` of each dataset.
-        baseline: the same queries scored with another method.
-        seed: of the bootstrap.
-    """
-    summary = {}
-    for group, names in group_names({name: info[name] for name in right}).items():
-        ours = {name: right[name] for name in names}
-        theirs = {name: baseline[name] for name in names} if baseline else None
-        summary[group] = vars(paired_difference(ours, theirs, seed) if theirs else estimate(ours, seed))
-    return summary

@@ -49,9 +49,7 @@ def questions(settings: AblationSettings) -> dict[str, list[Method]]:
     return points(base, settings.points(), changes)
 
 
-def points(
-    base: Method, values: Mapping[str, Sequence[Any]], changes: Mapping[str, Change]
-) -> dict[str, list[Method]]:
+def points(base: Method, values: Mapping[str, Sequence[Any]], changes: Mapping[str, Change]) -> dict[str, list[Method]]:
     """One list of methods for each question that has values; see `questions`.
 
     Args:

@@ -189,15 +189,14 @@ def judge_stages(settings: UnimeSettings, study: Study, methods: Mapping[str, Me
     }
 
 
-def next_words(
-    study: Study, methods: Mapping[str, Method], pairs: Sequence[tuple[Item, Item]]
-) -> list[dict[str, Any]]:
+def next_words(study: Study, methods: Mapping[str, Method], pairs: Sequence[tuple[Item, Item]]) -> list[dict[str, Any]]:
     """What the model would say next, before and after its stages, under UniME's prompt; see compare_next_words."""
     told = {"before training": None, "after stage 1": methods["unime_1"], "after stage 2": methods["unime_1_2"]}
     records = []
     for name, method in told.items():
         embedder = study.embedder(method, prompt=PROMPT)
-        records += [{"model": name, **found} for found in compare_next_words(embedder, [PROMPT], pairs, study.embeddings)]
+        (found,) = compare_next_words(embedder, [PROMPT], pairs, study.embeddings)
+        records.append({"model": name, **found})
     return records
 
 

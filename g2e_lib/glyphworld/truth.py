@@ -30,9 +30,15 @@ class Judge:
         )
         self._known: dict[tuple[Meaning, Meaning], bool] = {}
 
-    def is_right(self, query: int, other: int) -> bool:
-        """Whether the positive of row `other` is also a right answer to the query of row `query`."""
-        pair = self.queries[query], self.targets[other]
+    def is_right(self, query: int, other: int, of: "Judge | None" = None) -> bool:
+        """Whether the positive of row `other` of the subset that `of` judges is also right for row `query` here.
+
+        Args:
+            query: a row of this subset.
+            other: a row of the other one.
+            of: None is this subset itself.
+        """
+        pair = self.queries[query], (of or self).targets[other]
         if pair not in self._known:
             self._known[pair] = matches(*pair)
         return self._known[pair]
