@@ -4,11 +4,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from g2e_lib import __version__
 from g2e_lib.project import config
 from g2e_lib.project.provenance import Run
 from g2e_lib.project.store import Store, read_json, write_json
 
 RECORD = "run.json"  # in a results folder: profile, name, base, commit, settings by notebook; written by the runner
+REFERENCE = "reference"  # results/reference/<profile> is what we publish
 DEFAULT_PROFILE = "mini"
 
 
@@ -42,7 +44,8 @@ class Results:
     def profile(self) -> str:
         """The profile that was run."""
         named = Path(self.name).name
-        return self.record.get("profile") or (named if named in config.profile_names() else DEFAULT_PROFILE)
+        is_profile = named in config.profile_names() or self.name.startswith(f"{REFERENCE}/")
+        return self.record.get("profile") or (named if is_profile else DEFAULT_PROFILE)
 
     @property
     def is_fresh(self) -> bool:
@@ -54,6 +57,23 @@ class Results:
         if "settings" in self.record:
             return dict(self.record["settings"].get(notebook, {}))
         return dict(config.load_profile(self.profile).get(notebook, {}))
+
+    def require(self) -> None:
+        """Refuse a run that does not exist, or that another version made.
+
+        Raises:
+            ValueError: it is so; the message says what to do.
+        """
+        place = f"results/{self.name}/"
+        if not self.folder.is_dir():
+            if self.name.startswith(f"{REFERENCE}/"):
+                raise ValueError(f"there is no reference of profile {self.profile}: {place} does not exist")
+            there = sorted(path.parent.name for path in config.RESULTS.glob(f"*/{RECORD}"))
+            raise ValueError(f"there is no run {self.name!r}: results/ has {', '.join(there) or 'none yet'}")
+        if not self.record:
+            raise ValueError(f"{place} has no {RECORD}, so nothing says what it is: make it again with ./run_all.sh")
+        if (version := self.record.get("g2e_lib")) != __version__:
+            raise ValueError(f"{place} is of version {version}, not {__version__}: make it again with ./run_all.sh")
 
     def _metrics_path(self, name: str) -> Path:
         return self.folder / "metrics" / f"{name}.json"
