@@ -15,7 +15,12 @@ COMMANDS = {
 def _defaults() -> dict[str, dict[str, object]]:
     from g2e_lib.experiments.settings import NOTEBOOK_SETTINGS
 
-    return {stem: vars(settings()) for stem, settings in NOTEBOOK_SETTINGS.items()}
+    return {stem: {n: _listed(v) for n, v in vars(kind()).items()} for stem, kind in NOTEBOOK_SETTINGS.items()}
+
+
+def _listed(value: object) -> object:
+    """As notebooks, profiles and JSON write it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _confirms(settings: dict[str, dict[str, object]]) -> bool:
