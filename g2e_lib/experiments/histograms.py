@@ -10,10 +10,10 @@ import numpy as np
 from g2e_lib.data.subsets import Subset, subset_digest
 from g2e_lib.embedder import Embedder
 from g2e_lib.evaluation.annotated import AnnotatedJudge
-from g2e_lib.experiments.negatives import CLUSTERS_JUDGED, CODE, judge_of
+from g2e_lib.experiments.negatives import CLUSTERS_JUDGED, judge_of
 from g2e_lib.glyphworld.truth import Judge
 from g2e_lib.mining import embed_subset, labelled_subsets, mine_subset
-from g2e_lib.project.config import code_fingerprint
+from g2e_lib.project.fingerprint import code_fingerprint
 from g2e_lib.project.store import Store
 from g2e_lib.saha import Miner
 
@@ -85,7 +85,7 @@ def similarity_histograms(
             clusters = mine_subset(embedder, subset, miner, subset.name in labelled, store, device)["clusters"]
             key = {"histogram of": clusters, "subset": subset_digest(subset), "truth": judge.identity}
             key |= {"embedded": [embedder.key("query"), embedder.key("target")]}
-            key["code"] = code_fingerprint((*CODE, "experiments/histograms.py"))
+            key["code"] = code_fingerprint("experiments.histograms")
             counts = store.json(key, lambda s=subset, c=clusters, j=judge: _count(j, embedder, s, c, store))
             for kind in KINDS:
                 totals[kind] += counts[kind]

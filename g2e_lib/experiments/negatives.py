@@ -15,17 +15,10 @@ from g2e_lib.evaluation.statistics import difference_of_ratios, estimate_ratio
 from g2e_lib.glyphworld.benchmark import TRAIN_FOLDER, TRUTH
 from g2e_lib.glyphworld.truth import Judge
 from g2e_lib.mining import describe_clusters, embed_subset, labelled_subsets, mine_subset
-from g2e_lib.project.config import code_fingerprint
+from g2e_lib.project.fingerprint import code_fingerprint
 from g2e_lib.project.pictures import save_picture
 from g2e_lib.project.store import Store
 from g2e_lib.saha import Miner, explain_cluster
-
-CODE = (
-    "experiments/negatives.py",
-    "glyphworld/truth.py",
-    "glyphworld/world/scenes.py",
-)  # source files that decide a judgement
-
 
 CLUSTERS_JUDGED = 150  # of a subset, drawn at random: every pair within each is judged
 
@@ -112,7 +105,7 @@ def compare_miners(
             parts[subset.name] = {**described, "targets": len(subset.targets), "seconds": mined["seconds"]}
             truth = judges[subset.name].identity
             key = {"judged": mined["clusters"], "subset": subset_digest(subset), "truth": truth}
-            key["code"] = code_fingerprint(CODE)
+            key["code"] = code_fingerprint("experiments.negatives")
             counts[miner.method][subset.name] = store.json(
                 key, lambda s=subset, m=mined: count_false_negatives(judges[s.name], m["clusters"], s.positive_of)
             )

@@ -19,7 +19,8 @@ from g2e_lib.embedder import Embedder, default_device, default_dtype
 from g2e_lib.evaluation.scores import describe_datasets, evaluate_mmeb
 from g2e_lib.evaluation.statistics import estimate, summarize
 from g2e_lib.mining import labelled_subsets, mine_subset, save_clusters
-from g2e_lib.project.config import code_fingerprint, fingerprint
+from g2e_lib.project.config import fingerprint
+from g2e_lib.project.fingerprint import code_fingerprint
 from g2e_lib.project.store import Store
 from g2e_lib.project.tracking import read_log
 from g2e_lib.saha import Miner
@@ -27,12 +28,6 @@ from g2e_lib.scale.launching import launch_file, release_memory, train_launched
 from g2e_lib.train import ADAPTER, train
 from g2e_lib.train_config import TrainConfig
 
-# Source files that decide what training gives, and what its evaluation gives.
-TRAIN_CODE = ("data/subsets.py", "embedder.py", "encoder.py", "gradcache.py", "mining.py", "backbone/images.py")
-TRAIN_CODE += ("prompts.py", "backbone/qwen2vl.py", "saha.py", "backbone/teacher.py", "train.py", "train_config.py")
-TRAIN_CODE += ("unime.py",)
-TEST_CODE = ("backbone/checkpoint.py", "data/items.py", "embedder.py", "evaluation/scores.py", "backbone/images.py")
-TEST_CODE += ("prompts.py", "backbone/qwen2vl.py")
 # Settings of TrainConfig that do not: where things are (their content counts), memory, what is written down meanwhile.
 NOT_DECISIVE = ("folder", "data", "images", "chunk_size", "save_every", "report_to")
 # How the embedder shows items where nothing else is said.
@@ -149,7 +144,7 @@ class Laboratory:
         Returns:
             `right` (answers as a string of 0 and 1 by dataset), `log` (records of training) and `seconds` of training.
         """
-        key = {"trained": self._key(arm, seed), "tested on": self.tested, "code": code_fingerprint(TEST_CODE)}
+        key = {"trained": self._key(arm, seed), "tested on": self.tested, "code": code_fingerprint("evaluation.scores")}
         key |= {"prompt": arm.prompt, "embedding": self._shown()}
         return self.results.json(key, lambda: self._run(arm, seed))
 
@@ -188,7 +183,7 @@ class Laboratory:
             "teacher": teacher_identity(teacher_folder(arm.sentences.teacher)) if arm.sentences else None,
             "start": self._key(arm.start, seed) if arm.start else None,
             "pairs": self.subsets(config)[1],
-            "code": code_fingerprint(TRAIN_CODE),
+            "code": code_fingerprint("train"),
             "libraries": {name: version(name) for name in LIBRARIES},
         }
 

@@ -20,17 +20,13 @@ from g2e_lib.data.mmeb import EVAL_SCHEMA, TRAIN_SCHEMA, read_mmeb_eval
 from g2e_lib.glyphworld.datasets import DATASETS, Dataset, Example, Picture, Side, World
 from g2e_lib.glyphworld.world.scenes import Crop, Label, Meaning, Split, matches, meaning_record
 from g2e_lib.glyphworld.world.vocabulary import KIND_OF
-from g2e_lib.project.config import code_fingerprint, file_digest, fingerprint
+from g2e_lib.project.config import file_digest, fingerprint
+from g2e_lib.project.fingerprint import code_fingerprint
 from g2e_lib.project.store import build_once, read_json, write_json
 
 CHECKSUMS = Path(__file__).with_name("checksums.json")  # identities of builds of some sizes
 VERSION = 1  # raise when the content changes
 EVAL_FOLDER, TRAIN_FOLDER, MANIFEST, TRUTH = "eval", "train", "manifest.json", "truth.jsonl"
-# Source files that decide what is built.
-CODE = tuple(
-    f"glyphworld/{name}.py"
-    for name in ("benchmark", "datasets", "world/language", "world/render", "world/scenes", "world/vocabulary")
-)
 
 
 @dataclass(frozen=True)
@@ -197,7 +193,8 @@ def prepare(cache: Path, size: Size, is_fresh: bool = False, split: Split = "tes
         split: whose scenes are asked about.
     """
     name = "mmeb-mini" if split == "test" else f"mmeb-mini-{split}"
-    root = cache / f"{name}-{fingerprint([VERSION, asdict(size), code_fingerprint(CODE)])}"
+    key = fingerprint([VERSION, asdict(size), code_fingerprint("glyphworld.benchmark")])
+    root = cache / f"{name}-{key}"
     if is_fresh and root.exists():
         shutil.rmtree(root)
     return build_once(root, lambda partial: build(partial, size, split=split))

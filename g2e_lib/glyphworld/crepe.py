@@ -24,15 +24,12 @@ from g2e_lib.glyphworld.datasets import Picture
 from g2e_lib.glyphworld.world.language import join_with_and, with_article
 from g2e_lib.glyphworld.world.scenes import RELATIONS, Claim, Relation, Scene, Split, Thing, sample_scene
 from g2e_lib.glyphworld.world.vocabulary import COLOURS, HELD_OUT, OBJECTS
-from g2e_lib.project.config import code_fingerprint, file_digest, fingerprint
+from g2e_lib.project.config import file_digest, fingerprint
+from g2e_lib.project.fingerprint import code_fingerprint
 from g2e_lib.project.store import build_once, write_json
 
 VERSION = 1  # raise when the content changes
 PLAIN, PLUS, MANIFEST = "sugarcrepe", "sugarcrepe_pp", "manifest.json"  # folders of the two, beside images/
-CODE = tuple(
-    f"glyphworld/{name}.py"
-    for name in ("crepe", "datasets", "world/language", "world/render", "world/scenes", "world/vocabulary")
-)
 TEMPLATES = ("{}", "a picture of {}", "there is {}", "an image with {}")
 OPPOSITE: dict[Relation, Relation] = dict(zip(RELATIONS, ("below", "above", "right of", "left of"), strict=True))
 
@@ -195,7 +192,8 @@ def _digests(root: Path) -> dict[str, str]:
 
 def prepare_crepe(cache: Path, rows: int = 300, split: Split = "test") -> Path:
     """The folder of a build, made if it is not there; half-written builds are never seen."""
-    root = cache / f"sugarcrepe-mini-{fingerprint([VERSION, rows, split, code_fingerprint(CODE)])}"
+    key = fingerprint([VERSION, rows, split, code_fingerprint("glyphworld.crepe")])
+    root = cache / f"sugarcrepe-mini-{key}"
     return build_once(root, lambda partial: build_crepe(partial, rows, split))
 
 

@@ -16,13 +16,12 @@ from g2e_lib.data.mmeb import TRAIN_SCHEMA
 from g2e_lib.glyphworld.datasets import Picture
 from g2e_lib.glyphworld.world.language import long_caption, short_caption
 from g2e_lib.glyphworld.world.scenes import Claim, Scene, Split, sample_scene
-from g2e_lib.project.config import code_fingerprint, fingerprint
+from g2e_lib.project.config import fingerprint
+from g2e_lib.project.fingerprint import code_fingerprint
 from g2e_lib.project.store import build_once
 
 VERSION = 1  # raise when the content changes
 PARAPHRASES = "Paraphrases"  # the training subset's name
-SOURCES = ("datasets", "world/language", "world/render", "world/scenes", "sentences", "world/vocabulary")
-CODE = tuple(f"glyphworld/{name}.py" for name in SOURCES)
 Caption = Callable[[Scene, random.Random], tuple[str, Claim]]
 CAPTIONS: dict[str, Caption] = {"short": short_caption, "long": long_caption}
 
@@ -64,7 +63,8 @@ def prepare_paraphrases(cache: Path, count: int, split: Split = "train") -> Path
         count: pairs.
         split: whose scenes.
     """
-    root = cache / f"paraphrases-{fingerprint([VERSION, count, split, code_fingerprint(CODE)])}"
+    key = fingerprint([VERSION, count, split, code_fingerprint("glyphworld.sentences")])
+    root = cache / f"paraphrases-{key}"
     return build_once(root, lambda partial: write_pairs(partial, PARAPHRASES, paraphrases(count, split)))
 
 
@@ -99,7 +99,8 @@ def prepare_retrieval(cache: Path, count: int = 300, split: Split = "test") -> d
         Rows by name: `short_i2t`, `short_t2i`, `long_i2t`, `long_t2i`.
     """
     made = {style: [(Picture(s), t) for s, t in captioned_scenes(style, count, split)] for style in CAPTIONS}
-    folder = cache / f"retrieval-mini-{fingerprint([VERSION, count, split, code_fingerprint(CODE)])}"
+    key = fingerprint([VERSION, count, split, code_fingerprint("glyphworld.sentences")])
+    folder = cache / f"retrieval-mini-{key}"
 
     def build(partial: Path) -> None:
         (partial / "images").mkdir(parents=True)
