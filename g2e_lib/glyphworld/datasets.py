@@ -51,6 +51,11 @@ class Side:
     meaning: Meaning
 
     @property
+    def image_path(self) -> str:
+        """The file of the picture, or an empty text."""
+        return self.picture.path if self.picture else ""
+
+    @property
     def row_text(self) -> str:
         """The text as MMEB writes it, with the placeholder where the image goes."""
         return f"{IMAGE_PLACEHOLDER}\n{self.text}" if self.picture else self.text
@@ -161,22 +166,22 @@ def _answered(question: Question, picture: Picture) -> Example:
 def caption_i2t(rng: random.Random, world: World) -> Example:
     """An image, and a short caption of it."""
     scene = world.scene(rng)
-    text, claim = short_caption(scene, rng)
-    return Side(DESCRIBE, world.picture(rng, scene), scene), Side(text, None, claim)
+    text, statement = short_caption(scene, rng)
+    return Side(DESCRIBE, world.picture(rng, scene), scene), Side(text, None, statement)
 
 
 def caption_t2i(rng: random.Random, world: World) -> Example:
     """A short caption, and an image of it."""
     scene = world.scene(rng)
-    text, claim = short_caption(scene, rng)
-    return Side(MATCH_CAPTION.format(text), None, claim), Side(REPRESENT, world.picture(rng, scene), scene)
+    text, statement = short_caption(scene, rng)
+    return Side(MATCH_CAPTION.format(text), None, statement), Side(REPRESENT, world.picture(rng, scene), scene)
 
 
 def long_caption_t2i(rng: random.Random, world: World) -> Example:
     """A long caption with places and background, and an image of it."""
     scene = world.scene(rng)
-    text, claim = long_caption(scene, rng)
-    return Side(MATCH_CAPTION.format(text), None, claim), Side(REPRESENT, world.picture(rng, scene), scene)
+    text, statement = long_caption(scene, rng)
+    return Side(MATCH_CAPTION.format(text), None, statement), Side(REPRESENT, world.picture(rng, scene), scene)
 
 
 def edited(rng: random.Random, world: World) -> Example:
@@ -196,10 +201,10 @@ def edited(rng: random.Random, world: World) -> Example:
 def captioned_scene(rng: random.Random, world: World) -> Example:
     """A short description, and an image that carries a caption of its own."""
     scene = world.scene(rng)
-    text, claim = short_caption(scene, rng)
+    text, statement = short_caption(scene, rng)
     caption, _ = long_caption(scene, rng)
     target = Side(CAPTIONED.format(caption), world.picture(rng, scene), scene)
-    return Side(FIND_CAPTIONED.format(text), None, claim), target
+    return Side(FIND_CAPTIONED.format(text), None, statement), target
 
 
 def _cropped(rng: random.Random, world: World, name: Callable[[Scene, Thing], str | None]) -> Example:
