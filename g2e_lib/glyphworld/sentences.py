@@ -5,20 +5,19 @@ evaluation with short and with long captions, in which every caption is true of 
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from g2e_lib.data.items import EvalRow, Item
 from g2e_lib.data.mmeb import TRAIN_SCHEMA
 from g2e_lib.glyphworld.builds import build_folder, save_pictures, write_table
 from g2e_lib.glyphworld.datasets import Picture
-from g2e_lib.glyphworld.world.language import long_caption, short_caption
+from g2e_lib.glyphworld.world.language import Caption, long_caption, short_caption
 from g2e_lib.glyphworld.world.scenes import Scene, Split, Statement, sample_scene
 from g2e_lib.project.store import build_once
 
 VERSION = 1  # raise when the content changes
 PARAPHRASES = "Paraphrases"  # the training subset's name
-Caption = Callable[[Scene, random.Random], tuple[str, Statement]]
 CAPTIONS: dict[str, Caption] = {"short": short_caption, "long": long_caption}
 
 

@@ -82,15 +82,7 @@ def _exactly_right(
 
 
 def competence_cached(embedder: Embedder, store: Store, split: Split, per_kind: int = 300, seed: int = 0) -> list[dict]:
-    """`competence` of an embedder's model, through the store.
-
-    Args:
-        embedder: holds the model; its prompt is not used.
-        store: keeps the records.
-        split: as in `competence`.
-        per_kind: as in `competence`.
-        seed: as in `competence`.
-    """
+    """`competence` of an embedder's model, whatever its prompt, through the store."""
     key = {"competence": embedder.identity, "split": split, "per_kind": per_kind, "seed": seed}
     key["code"] = code_fingerprint("glyphworld.pretraining.competence")
     return store.json(key, lambda: competence(embedder.model, embedder.processor, split, per_kind, seed))

@@ -4,12 +4,13 @@ Everything is lower case, as in most captioning data after cleaning; only instru
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from g2e_lib.glyphworld.world.scenes import RELATIONS, Scene, Statement, Thing, sample_thing
 from g2e_lib.glyphworld.world.vocabulary import BACKGROUNDS, COLOURS, HELD_OUT, KIND_OF, NUMBERS, OBJECTS, PLACES
 
+Caption = Callable[[Scene, random.Random], tuple[str, Statement]]  # a text about a scene, and what it states
 TEMPLATES = ("{}", "a picture of {}", "there is {}", "an image with {}")
 
 
@@ -169,25 +170,9 @@ def _replace_thing(scene: Scene, old: Thing, *new: Thing) -> Scene:
 
 def edits(scene: Scene, rng: random.Random) -> list[Edit]:
     """One edit of every kind that is possible and unambiguous in `scene`; none makes a held-out combination."""
-    found = []
     unique = [t for t in scene.things if len(scene.named(t.name)) == 1]
     free = [p for p in range(4) if p not in [t.place for t in scene.things]]
-    if unique:
-        t = rng.choice(unique)
-        colour = rng.choice([c for c in COLOURS if c != t.colour and (t.name, c) not in HELD_OUT])
-        text = rng.choice(("make the {} {}", "change the colour of the {} to {}", "paint the {} {}"))
-        found.append(Edit("recolour", text.format(t.name, colour), _replace_thing(scene, t, replace(t, colour=colour))))
-        name = rng.choice([n for n in OBJECTS if not scene.named(n) and (n, t.colour) not in HELD_OUT])
-        text = rng.choice(("replace the {} with {}", "change the {} into {}", "turn the {} into {}"))
-        new = _replace_thing(scene, t, replace(t, name=name))
-        found.append(Edit("rename", text.format(t.name, with_article(name)), new))
-        if free:
-            place = rng.choice(free)
-            text = rng.choice(("move the {} to the {}", "put the {} at the {}")).format(t.name, PLACES[place])
-            found.append(Edit("move", text, _replace_thing(scene, t, replace(t, place=place))))
-        if len(scene.things) > 1:
-            text = rng.choice(("remove the {}", "take the {} away", "leave out the {}")).format(t.name)
-            found.append(Edit("remove", text, _replace_thing(scene, t)))
+    found = _thing_edits(scene, rng.choice(unique), free, rng) if unique else []
     if free:
         new = sample_thing(rng, rng.choice(free))
         text = rng.choice(("add {} at the {}", "put {} at the {}")).format(phrase(new), PLACES[new.place])
@@ -198,14 +183,33 @@ def edits(scene: Scene, rng: random.Random) -> list[Edit]:
     return found + _swaps(scene, unique, rng)
 
 
+def _thing_edits(scene: Scene, t: Thing, free: Sequence[int], rng: random.Random) -> list[Edit]:
+    colour = rng.choice([c for c in COLOURS if c != t.colour and (t.name, c) not in HELD_OUT])
+    text = rng.choice(("make the {} {}", "change the colour of the {} to {}", "paint the {} {}"))
+    found = [Edit("recolour", text.format(t.name, colour), _replace_thing(scene, t, replace(t, colour=colour)))]
+    name = rng.choice([n for n in OBJECTS if not scene.named(n) and (n, t.colour) not in HELD_OUT])
+    text = rng.choice(("replace the {} with {}", "change the {} into {}", "turn the {} into {}"))
+    new = _replace_thing(scene, t, replace(t, name=name))
+    found.append(Edit("rename", text.format(t.name, with_article(name)), new))
+    if free:
+        place = rng.choice(free)
+        text = rng.choice(("move the {} to the {}", "put the {} at the {}")).format(t.name, PLACES[place])
+        found.append(Edit("move", text, _replace_thing(scene, t, replace(t, place=place))))
+    if len(scene.things) > 1:
+        text = rng.choice(("remove the {}", "take the {} away", "leave out the {}")).format(t.name)
+        found.append(Edit("remove", text, _replace_thing(scene, t)))
+    return found
+
+
 def _swaps(scene: Scene, unique: list[Thing], rng: random.Random) -> list[Edit]:
     if len(unique) < 2:
         return []
     a, b = rng.sample(unique, 2)
-    places = _replace_thing(scene, a), replace(a, place=b.place), replace(b, place=a.place)
-    found = [Edit("swap places", f"swap the {a.name} and the {b.name}", _replace_thing(places[0], b, *places[1:]))]
+    others = _replace_thing(_replace_thing(scene, a), b)
+    moved = _replace_thing(others, a, replace(a, place=b.place), replace(b, place=a.place))
+    found = [Edit("swap places", f"swap the {a.name} and the {b.name}", moved)]
     recoloured = replace(a, colour=b.colour), replace(b, colour=a.colour)
     if a.colour != b.colour and not any((t.name, t.colour) in HELD_OUT for t in recoloured):
         text = f"swap the colours of the {a.name} and the {b.name}"
-        found.append(Edit("swap colours", text, _replace_thing(_replace_thing(scene, a), b, *recoloured)))
+        found.append(Edit("swap colours", text, _replace_thing(others, a, *recoloured)))
     return found
