@@ -17,7 +17,7 @@ from g2e_lib.data.subsets import Subset, subset_digest
 from g2e_lib.embedder import Embedder, encode_cached
 from g2e_lib.evaluation.statistics import difference_of_ratios, estimate_ratio
 from g2e_lib.mining import describe_clusters, embed_subset, labelled_subsets, mine_subset
-from g2e_lib.project.config import code_fingerprint
+from g2e_lib.project.fingerprint import code_fingerprint
 from g2e_lib.project.pictures import save_picture
 from g2e_lib.project.store import Store
 from g2e_lib.prompts import Role
@@ -25,7 +25,6 @@ from g2e_lib.saha import Miner, explain_cluster
 from g2e_lib.train import number_targets
 from g2e_lib.unime import choose_negatives
 
-CODE = ("evaluation/negatives.py", "glyphworld/truth.py", "glyphworld/world/scenes.py")  # files that decide a judgement
 CLUSTERS_JUDGED = 150  # of a subset, drawn at random: every pair within each is judged
 NO_FILTER = 2.0  # as UniME's beta: no two cosines differ by more
 EDGES = np.linspace(-1, 1, 101).round(2)  # of cosines
@@ -41,7 +40,7 @@ class Judge(Protocol):
     """Tells for one training subset whether a target is a right answer to a query.
 
     Attributes:
-        identity: of what it knows.
+        identity: of what it knows and how it judges.
     """
 
     identity: str
@@ -156,7 +155,7 @@ def _judge_miner(
         return {**count_false_negatives(judge, clusters, subset.positive_of), "similarities": similarities}
 
     key = {"judged": clusters, "subset": subset_digest(subset), "truth": judge.identity}
-    key |= {"embedded": [embedder.key("query"), embedder.key("target")], "code": code_fingerprint(CODE)}
+    key |= {"embedded": [embedder.key("query"), embedder.key("target")], "code": code_fingerprint("evaluation.negatives")}
     described = describe_clusters(clusters, queries, subset, targets)
     facts = {**described, "targets": len(subset.targets), "seconds": mined["seconds"]}
     return {"facts": facts, **store.json(key, count)}, clusters

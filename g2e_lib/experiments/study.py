@@ -22,7 +22,8 @@ from g2e_lib.experiments.benchmarks import Benchmark
 from g2e_lib.experiments.settings import StudySettings, TrainingSettings
 from g2e_lib.mining import labelled_subsets, mine_subset, save_clusters
 from g2e_lib.project import config
-from g2e_lib.project.config import code_fingerprint, fingerprint
+from g2e_lib.project.config import fingerprint
+from g2e_lib.project.fingerprint import code_fingerprint
 from g2e_lib.project.provenance import Run
 from g2e_lib.project.results import Results
 from g2e_lib.project.tracking import read_log
@@ -31,12 +32,6 @@ from g2e_lib.scale.launching import launch_file, release_memory, train_launched
 from g2e_lib.train import ADAPTER, train
 from g2e_lib.train_config import TrainConfig
 
-# Source files that decide what training gives, and what its evaluation gives.
-TRAIN_CODE = ("data/subsets.py", "embedder.py", "encoder.py", "gradcache.py", "mining.py", "backbone/images.py")
-TRAIN_CODE += ("prompts.py", "backbone/qwen2vl.py", "saha.py", "backbone/teacher.py", "train.py", "train_config.py")
-TRAIN_CODE += ("unime.py",)
-TEST_CODE = ("backbone/checkpoint.py", "data/items.py", "embedder.py", "evaluation/scores.py", "backbone/images.py")
-TEST_CODE += ("prompts.py", "backbone/qwen2vl.py")
 # Settings of TrainConfig that do not: where things are (their content counts), memory, what is written down meanwhile.
 NOT_DECISIVE = ("folder", "data", "images", "chunk_size", "save_every", "report_to")
 LIBRARIES = ("torch", "transformers", "peft", "accelerate")
@@ -187,7 +182,7 @@ class Study:
             "teacher": teacher_identity(teacher_folder(method.sentences.teacher)) if method.sentences else None,
             "start": self._key(method.start, seed) if method.start else None,
             "pairs": self._pairs(run)[1],
-            "code": code_fingerprint(TRAIN_CODE),
+            "code": code_fingerprint("train"),
             "libraries": {name: version(name) for name in LIBRARIES},
         }
 
@@ -246,7 +241,7 @@ class Study:
         Returns:
             `right` (answers as a string of 0 and 1 by dataset), `log` (records of training) and `seconds` of training.
         """
-        key = {"trained": self._key(method, seed), "tested on": self._tested, "code": code_fingerprint(TEST_CODE)}
+        key = {"trained": self._key(method, seed), "tested on": self._tested, "code": code_fingerprint("evaluation.scores")}
         key |= {"prompt": method.prompt, "embedding": self._shown()}
         return self.records.json(key, lambda: self._run(method, seed))
 

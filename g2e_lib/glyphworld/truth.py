@@ -5,7 +5,8 @@ from pathlib import Path
 
 from g2e_lib.glyphworld.benchmark import TRAIN_FOLDER, TRUTH
 from g2e_lib.glyphworld.world.scenes import Meaning, matches, meaning_from_record
-from g2e_lib.project.config import file_digest
+from g2e_lib.project.config import file_digest, fingerprint
+from g2e_lib.project.fingerprint import code_fingerprint
 
 
 class Judge:
@@ -23,7 +24,7 @@ class Judge:
         path = root / TRAIN_FOLDER / subset / TRUTH
         if not path.is_file():
             raise ValueError(f"{path} does not exist: only GlyphWorld's training subsets have a recorded truth")
-        self.identity = file_digest(path)
+        self.identity = fingerprint([file_digest(path), code_fingerprint("glyphworld.truth")])
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         self.queries, self.targets = (
             [meaning_from_record(one[side]) for one in records] for side in ("query", "target")

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -143,15 +143,6 @@ def file_digest(path: Path) -> str:
 def _digest(path: str, *_: int) -> str:
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def code_fingerprint(files: Iterable[str]) -> str:
-    """A short hash of source files of this package, so that changed code never meets results of the old.
-
-    Args:
-        files: paths relative to the package, such as "embedder.py".
-    """
-    return fingerprint({name: file_digest(PACKAGE / name) for name in files})
 
 
 def git_commit() -> str:
