@@ -19,11 +19,11 @@ from g2e_lib.data.items import item_digests
 from g2e_lib.data.subsets import load_subsets
 from g2e_lib.embedder import Embedder
 from g2e_lib.experiments import benchmarks as worlds
+from g2e_lib.miners import Miner
 from g2e_lib.mining import labelled_subsets
 from g2e_lib.project import config, store
 from g2e_lib.project import runner as run
 from g2e_lib.project.store import Store
-from g2e_lib.saha import Miner
 from g2e_lib.scale.parallel import embed_all, join_processes, leave_processes, mine_all
 
 ZERO_SHOT, MINING = "01_zero_shot", "02_mining"

@@ -12,10 +12,10 @@ from g2e_lib.embedder import Embedder
 from g2e_lib.evaluation.annotated import AnnotatedJudge
 from g2e_lib.experiments.negatives import CLUSTERS_JUDGED, CODE, judge_of
 from g2e_lib.glyphworld.truth import Judge
+from g2e_lib.miners import Miner
 from g2e_lib.mining import embed_subset, labelled_subsets, mine_subset
 from g2e_lib.project.config import code_fingerprint
 from g2e_lib.project.store import Store
-from g2e_lib.saha import Miner
 
 AnyJudge = Judge | AnnotatedJudge
 EDGES = np.linspace(-1, 1, 101).round(2)  # of cosines

@@ -14,11 +14,12 @@ from g2e_lib.evaluation.annotated import AnnotatedJudge
 from g2e_lib.evaluation.statistics import difference_of_ratios, estimate_ratio
 from g2e_lib.glyphworld.benchmark import TRAIN_FOLDER, TRUTH
 from g2e_lib.glyphworld.truth import Judge
+from g2e_lib.miners import Miner
 from g2e_lib.mining import describe_clusters, embed_subset, labelled_subsets, mine_subset
 from g2e_lib.project.config import code_fingerprint
 from g2e_lib.project.pictures import save_picture
 from g2e_lib.project.store import Store
-from g2e_lib.saha import Miner, explain_cluster
+from g2e_lib.saha import explain_cluster
 
 CODE = (
     "experiments/negatives.py",

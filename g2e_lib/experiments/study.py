@@ -18,11 +18,11 @@ from g2e_lib.data.subsets import Subset, data_digest, load_subsets
 from g2e_lib.embedder import Embedder, default_device, default_dtype
 from g2e_lib.evaluation.scores import describe_datasets, evaluate_mmeb
 from g2e_lib.evaluation.statistics import estimate, summarize
+from g2e_lib.miners import Miner
 from g2e_lib.mining import labelled_subsets, mine_subset, save_clusters
 from g2e_lib.project.config import code_fingerprint, fingerprint
 from g2e_lib.project.store import Store
 from g2e_lib.project.tracking import read_log
-from g2e_lib.saha import Miner
 from g2e_lib.scale.launching import launch_file, release_memory, train_launched
 from g2e_lib.train import ADAPTER, train
 from g2e_lib.train_config import TrainConfig
