@@ -21,7 +21,8 @@ from g2e_lib.project.fingerprint import code_fingerprint
 from g2e_lib.project.pictures import save_picture
 from g2e_lib.project.store import Store
 from g2e_lib.prompts import Role
-from g2e_lib.saha import Miner, explain_cluster
+from g2e_lib.miners import Miner
+from g2e_lib.saha import explain_cluster
 from g2e_lib.train import number_targets
 from g2e_lib.unime import choose_negatives
 

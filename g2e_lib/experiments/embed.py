@@ -23,7 +23,7 @@ from g2e_lib.experiments.settings import MiningSettings, ZeroShotSettings
 from g2e_lib.mining import labelled_subsets
 from g2e_lib.project import config
 from g2e_lib.project.results import Results
-from g2e_lib.saha import Miner
+from g2e_lib.miners import Miner
 from g2e_lib.scale.parallel import embed_all, join_processes, leave_processes, mine_all
 
 

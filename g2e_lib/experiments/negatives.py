@@ -10,7 +10,7 @@ from g2e_lib.experiments.benchmarks import Benchmark, open_benchmark
 from g2e_lib.experiments.settings import MiningSettings
 from g2e_lib.project.provenance import Run
 from g2e_lib.project.results import Results
-from g2e_lib.saha import Miner
+from g2e_lib.miners import Miner
 
 
 def open_pairs(settings: MiningSettings, bench: Benchmark) -> list[Subset]:

@@ -27,7 +27,7 @@ from g2e_lib.project.fingerprint import code_fingerprint
 from g2e_lib.project.provenance import Run
 from g2e_lib.project.results import Results
 from g2e_lib.project.tracking import read_log
-from g2e_lib.saha import Miner
+from g2e_lib.miners import Miner
 from g2e_lib.scale.launching import launch_file, release_memory, train_launched
 from g2e_lib.train import ADAPTER, train
 from g2e_lib.train_config import TrainConfig

@@ -3,8 +3,8 @@ import numpy as np
 from g2e_lib.data.subsets import load_subsets
 from g2e_lib.experiments import histograms, negatives
 from g2e_lib.glyphworld import benchmark
+from g2e_lib.miners import Miner
 from g2e_lib.project.store import Store
-from g2e_lib.saha import Miner
 
 
 class Known:

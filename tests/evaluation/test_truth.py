@@ -9,8 +9,8 @@ from g2e_lib.data.subsets import load_subsets
 from g2e_lib.experiments import negatives
 from g2e_lib.glyphworld import benchmark, truth
 from g2e_lib.glyphworld.world.scenes import matches
+from g2e_lib.miners import Miner
 from g2e_lib.project.store import Store
-from g2e_lib.saha import Miner
 
 
 def test_every_positive_is_right(small_build):

@@ -8,10 +8,10 @@ from g2e_lib.evaluation import scores
 from g2e_lib.experiments import benchmarks as worlds
 from g2e_lib.experiments import embed, negatives
 from g2e_lib.glyphworld import benchmark
+from g2e_lib.miners import Miner
 from g2e_lib.project import config
 from g2e_lib.project import runner as run
 from g2e_lib.project.store import Store, write_json
-from g2e_lib.saha import Miner
 
 SMALL = benchmark.Size(queries=12, pairs=30, candidates=10, families=20)
 ZERO_SHOT = ["-p", "prompts", "[none, hierarchical, unime]", "-p", "datasets", "[Crop, ColourQA]", "-p", "limit", "5"]

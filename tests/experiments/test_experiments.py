@@ -9,7 +9,7 @@ from g2e_lib.evaluation.statistics import estimate
 from g2e_lib.experiments import study as experiments
 from g2e_lib.experiments.study import Arm, Laboratory, ablation_arms, compare_arms, main_arms, run_ablations
 from g2e_lib.glyphworld import benchmark
-from g2e_lib.saha import Miner
+from g2e_lib.miners import Miner
 from g2e_lib.train import Trainer
 
 COMMON = {"steps": 2, "pairs_per_step": 6, "chunk_size": 50, "learning_rate": 1e-3, "warmup_steps": 0}
