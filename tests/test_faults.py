@@ -12,8 +12,8 @@ from huggingface_hub import constants
 
 from g2e_lib import train as training
 from g2e_lib.backbone.checkpoint import checkpoint_folder
-from g2e_lib.data import download, fetch
-from g2e_lib.data.download import MMEB_EVAL, Wanted
+from g2e_lib.data import archives, download, fetch
+from g2e_lib.data.download import MMEB_EVAL, Selection
 from g2e_lib.embedder import Embedder
 from g2e_lib.experiments.benchmarks import MmebBenchmark
 from g2e_lib.project.config import resolve_model
@@ -65,7 +65,8 @@ def test_a_cut_file_of_the_hub_goes_on(hub, hub_folder, tmp_path, monkeypatch):
     original = f"datasets/{MMEB_EVAL}/{TABLE}"
     hub.cuts[original] = 100
     one = fetch.HubFolder(MMEB_EVAL, "main")
-    assert one.get(TABLE, tmp_path).read_bytes() == (hub_folder / original).read_bytes()
+    (path,) = one.get([TABLE], tmp_path)
+    assert path.read_bytes() == (hub_folder / original).read_bytes()
     assert hub.cuts == {}
 
 
@@ -73,7 +74,7 @@ def test_a_file_of_another_size_than_the_hub_says(hub, tmp_path):
     one = fetch.HubFolder(MMEB_EVAL, "main")
     one.sizes[TABLE] += 1
     with pytest.raises(ValueError, match="CIRR.* of TIGER-Lab/MMEB-eval arrived damaged and was deleted: download it"):
-        one.get(TABLE, tmp_path)
+        one.get([TABLE], tmp_path)
     assert not (tmp_path / TABLE).exists()
 
 
@@ -111,7 +112,7 @@ def test_too_small_a_disk_for_what_an_archive_holds(tmp_path, full_disk):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("a.jpg", b"1")
     with pytest.raises(ValueError, match="its disk has 0.0 GB free: free some"):
-        fetch.unpack(tmp_path / "a.zip", tmp_path / "new", ["a.jpg"])
+        archives.unpack(tmp_path / "a.zip", tmp_path / "new", ["a.jpg"])
     assert not (tmp_path / "new").exists()
 
 
@@ -119,7 +120,7 @@ def test_junk_is_never_unpacked(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for name in ("x/1.jpg", "x/._1.jpg", "__MACOSX/x/._1.jpg", "__MACOSX/x/2.jpg"):
             archive.writestr(name, name)
-    assert fetch.unpack(tmp_path / "a.zip", tmp_path, ["x/1.jpg", "x/._1.jpg", "x/2.jpg"]) == 1
+    assert archives.unpack(tmp_path / "a.zip", tmp_path, ["x/1.jpg", "x/._1.jpg", "x/2.jpg"]) == 1
     assert (tmp_path / "x" / "1.jpg").read_text() == "x/1.jpg"
     assert [path.name for path in tmp_path.rglob("*.jpg")] == ["1.jpg"]
 
@@ -131,11 +132,11 @@ def test_unknown_names_end_the_command_line_tool(tmp_path, capsys):
     assert download.main(["--root", str(tmp_path), "--datasets", "ImageNet_1K"]) == 2
     assert "download: MMEB has no dataset 'ImageNet_1K': choose among ImageNet-1K" in capsys.readouterr().err
     assert download.main(["verify", "--root", str(tmp_path), "--datasets", "CIRR", "--parts", "sugarcrepe"]) == 2
-    assert "lacks eval/CIRR, sugarcrepe/replace_obj.json" in capsys.readouterr().err
+    assert "lacks eval/CIRR/test-*.parquet, sugarcrepe/replace_obj.json" in capsys.readouterr().err
 
 
 def test_evaluation_and_training_spell_imagenet_differently():
-    bench = MmebBenchmark(Wanted(datasets=("ImageNet-1K",), subsets=("ImageNet_1K",)))
+    bench = MmebBenchmark(Selection(datasets=("ImageNet-1K",), subsets=("ImageNet_1K",)))
     with pytest.raises(ValueError, match="did not ask for training subset 'ImageNet-1K': choose among ImageNet_1K"):
         bench.training_facts(["ImageNet-1K"])
     with pytest.raises(ValueError, match="did not ask for dataset 'ImageNet_1K': choose among ImageNet-1K"):

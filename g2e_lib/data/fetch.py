@@ -1,33 +1,28 @@
-"""Files from the network: downloads that resume and check their size, and archives that are unpacked with suspicion."""
+"""Files from the network: downloads that resume, and are checked for their size and checksum."""
 
+import glob
 import json
 import os
 import shutil
-import stat
 import time
 import urllib.error
 import urllib.request
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from http.client import HTTPException
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download
-from tqdm.auto import tqdm
+from huggingface_hub import HfApi, snapshot_download
 
 from g2e_lib.project.config import file_digest
-from g2e_lib.project.store import atomic_path
 
 ATTEMPTS, TIMEOUT, BLOCK = 5, 60, 1 << 20  # tries, seconds, bytes
-MAX_RATIO = 100  # photos hardly compress; an archive that grows more than this is a bomb
 GB = 1e9
 
 
 def is_offline() -> bool:
     """Whether the user forbids network access."""
-    return any(
-        os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in ("HF_HUB_OFFLINE", "G2E_OFFLINE")
-    )
+    values = (os.environ.get(name, "").lower() for name in ("HF_HUB_OFFLINE", "G2E_OFFLINE"))
+    return any(value in ("1", "true", "yes", "on") for value in values)
 
 
 def mirrored(url: str) -> str:
@@ -36,15 +31,16 @@ def mirrored(url: str) -> str:
     return f"{mirror}/{url.partition('://')[2]}" if mirror else url
 
 
-def check_disk(folder: Path, needed: int) -> None:
-    """Refuse to begin what the disk cannot hold.
+def read_note(path: Path) -> dict:
+    """A JSON object, empty if there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
-    Args:
-        folder: where files will go; need not exist.
-        needed: bytes.
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Refuse to begin what the disk of a folder, which need not exist, cannot hold.
 
     Raises:
-        ValueError: too little is free.
+        ValueError: less than the needed bytes is free.
     """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
@@ -55,15 +51,10 @@ def check_disk(folder: Path, needed: int) -> None:
         )
 
 
-# --- plain HTTP ----------------------------------------------------------------------------------------------------
-
-
 def fetch(url: str, path: Path) -> Path:
-    """Download a file, going on where an earlier attempt was cut off; one that is there is left as it is.
+    """Download a file, put in place when it is complete, going on where an earlier attempt was cut off.
 
-    Args:
-        url: http(s); see `mirrored`.
-        path: where it goes, put in place only when it is complete.
+    A file that is there is left as it is; `mirrored` tells who is asked.
 
     Raises:
         ValueError: offline, refused, or incomplete after several attempts; the message names the address.
@@ -77,8 +68,7 @@ def fetch(url: str, path: Path) -> Path:
     for attempt in range(ATTEMPTS):
         try:
             if _go_on(mirrored(url), partial):
-                partial.replace(path)
-                return path
+                return partial.replace(path)
             reason = "the connection was cut"
         except urllib.error.HTTPError as error:
             reason = f"HTTP {error.code}"
@@ -110,11 +100,8 @@ def _go_on(url: str, partial: Path) -> bool:
     return is_complete
 
 
-# --- the hub -------------------------------------------------------------------------------------------------------
-
-
 class HubFolder:
-    """The files of a dataset repository at one commit, and how to get them.
+    """The files of a dataset repository at one commit: `sizes` (bytes) by name, and `get`.
 
     Args:
         repository: "org/name".
@@ -135,28 +122,35 @@ class HubFolder:
             raise self._failure(f"revision {revision}", error) from None
         self.commit = info.sha
         self.sizes = {file.rfilename: file.size or 0 for file in info.siblings}
-        self._digests = {file.rfilename: file.lfs.sha256 for file in info.siblings if file.lfs}
+        self.digests = {file.rfilename: file.lfs.sha256 for file in info.siblings if file.lfs}
 
-    def get(self, name: str, folder: Path) -> Path:
-        """Download one file to `folder / name`, going on where it was cut off, and check size and checksum.
+    def get(self, names: Sequence[str], folder: Path) -> list[Path]:
+        """Download files to `folder / name`, going on where it was cut off, and check sizes and checksums.
 
         Raises:
-            ValueError: it cannot be had, or arrives damaged.
+            ValueError: the disk is too small, or one cannot be had or arrives damaged.
         """
+        if not names:
+            return []
+        check_disk(folder, sum(self.sizes[name] for name in names))
         try:
-            path = Path(
-                hf_hub_download(
-                    self.repository,
-                    name,
-                    repo_type="dataset",
-                    revision=self.commit,
-                    local_dir=folder,
-                    endpoint=self._endpoint,
-                )
+            snapshot_download(
+                self.repository,
+                repo_type="dataset",
+                revision=self.commit,
+                allow_patterns=[glob.escape(name) for name in names],
+                local_dir=folder,
+                endpoint=self._endpoint,
             )
         except Exception as error:  # as above
-            raise self._failure(name, error) from None
-        expected = self._digests.get(name)
+            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise self._failure(f"{names[0]}{others}", error) from None
+        return [self._checked(folder, name) for name in names]
+
+    def _checked(self, folder: Path, name: str) -> Path:
+        path, expected = folder / name, self.digests.get(name)
+        if not path.exists():  # the client goes on without a network where it has something
+            raise self._failure(name, FileNotFoundError("it did not arrive"))
         if path.stat().st_size != self.sizes[name] or (expected and file_digest(path) != expected):
             path.unlink()
             raise ValueError(f"{name} of {self.repository} arrived damaged and was deleted: download it again")
@@ -168,117 +162,3 @@ class HubFolder:
             f"cannot get {what} of {self.repository} from the hub ({lines[0]}): check the network, HF_ENDPOINT and the "
             "revision, and try again; what has arrived is kept"
         )
-
-
-# --- archives ------------------------------------------------------------------------------------------------------
-
-
-def is_junk(name: str) -> bool:
-    """Whether a name is what macOS leaves in archives beside the files themselves.
-
-    >>> is_junk("images/._1.jpg"), is_junk("__MACOSX/a/1.jpg"), is_junk("images/1.jpg")
-    (True, True, False)
-    """
-    parts = PurePosixPath(name).parts
-    return bool(parts) and (parts[-1].startswith("._") or parts[0] == "__MACOSX")
-
-
-def safe_members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
-    """The files of an archive by name, without junk, after a look at all of its table of contents.
-
-    Raises:
-        ValueError: a name leads out of the target folder, a member is a link, or the content is implausibly large.
-    """
-    members = {}
-    for member in archive.infolist():
-        name = PurePosixPath(member.filename)
-        if name.is_absolute() or ".." in name.parts or "\\" in member.filename or ":" in "".join(name.parts[:1]):
-            raise ValueError(f"archive {path} has the member {member.filename!r}, which leads out of it: do not use it")
-        if stat.S_ISLNK(member.external_attr >> 16):
-            raise ValueError(f"archive {path} has the link {member.filename!r}: do not use it")
-        if not member.is_dir() and not is_junk(member.filename):
-            members[member.filename] = member
-    total = sum(member.file_size for member in members.values())
-    if total > MAX_RATIO * path.stat().st_size:
-        raise ValueError(
-            f"archive {path} would grow from {path.stat().st_size / GB:.3f} to {total / GB:.3f} GB, which no archive "
-            "of images does: do not use it"
-        )
-    return members
-
-
-def placement(wanted: Iterable[str], names: Iterable[str]) -> dict[str, str]:
-    """Find wanted files in an archive whose folders may begin higher or lower than the wanted paths do.
-
-    Args:
-        wanted: paths.
-        names: of the archive's files.
-
-    Returns:
-        For each wanted path that was found the archive's name for it.
-
-    >>> placement(["images/a/1.jpg"], ["a/1.jpg", "b/1.jpg"]), placement(["a/1.jpg"], ["all/a/1.jpg", "all/1.jpg"])
-    ({'images/a/1.jpg': 'a/1.jpg'}, {'a/1.jpg': 'all/a/1.jpg'})
-    """
-    wanted, names = list(wanted), set(names)
-    by_file: dict[str, list[str]] = {}
-    for name in names:
-        by_file.setdefault(PurePosixPath(name).name, []).append(name)
-    for path in wanted:  # the first one that is there tells how the two trees lie to each other
-        alike = {name: _common_end(path, name) for name in by_file.get(PurePosixPath(path).name, [])}
-        if alike:
-            found = max(sorted(alike), key=alike.get)
-            cut, added = path[: len(path) - alike[found]], found[: len(found) - alike[found]]
-            if cut and added:
-                continue
-            moved = {one: added + one[len(cut) :] for one in wanted if one.startswith(cut)}
-            return {one: name for one, name in moved.items() if name in names}
-    return {}
-
-
-def _common_end(one: str, other: str) -> int:
-    """How many characters two paths share at their ends, in whole parts."""
-    ours, theirs = one.split("/"), other.split("/")
-    count = 0
-    while count < min(len(ours), len(theirs)) and ours[-1 - count] == theirs[-1 - count]:
-        count += 1
-    return len("/".join(ours[len(ours) - count :]))
-
-
-def unpack(path: Path, folder: Path, wanted: Iterable[str], show_progress: bool = True) -> int:
-    """Extract wanted files, each atomically; see `placement` and `safe_members`.
-
-    Args:
-        path: a zip archive.
-        folder: that wanted paths are relative to.
-        wanted: paths; those that the archive lacks are left out.
-        show_progress: draw a progress bar.
-
-    Returns:
-        How many were extracted.
-
-    Raises:
-        ValueError: the archive is damaged or not safe, or the disk is too small; nothing was written in the last cases.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = safe_members(archive, path)
-            places = placement(wanted, members)
-            check_disk(folder, sum(members[name].file_size for name in places.values()))
-            for target, name in tqdm(places.items(), desc=path.name, unit="file", disable=not show_progress):
-                with atomic_path(folder / target) as partial, archive.open(members[name]) as source:
-                    partial.write_bytes(source.read(members[name].file_size))  # never more than the table says
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"archive {path} is damaged ({error}): delete it and download it again") from None
-    return len(places)
-
-
-def read_note(path: Path) -> dict:
-    """A JSON object written by `write_note`, empty if there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def write_note(path: Path, value: Mapping) -> None:
-    """Write a small JSON object atomically."""
-    with atomic_path(path) as partial:
-        partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,7 +1,4 @@
-"""Items, pairs and evaluation rows, and the readers of MMEB's own format.
-
-MMEB-mini is written in this format, so the reader below is the one that reads TIGER-Lab/MMEB-eval and -train.
-"""
+"""Readers of MMEB's own format, in which MMEB-mini is written as well."""
 
 import json
 import logging
@@ -16,33 +13,21 @@ from g2e_lib.data.items import EvalRow, Item, Pair
 
 logger = logging.getLogger(__name__)
 
-
-# In a folder of images: a JSON list of those that are to be left out, with the rows that need them.
-SKIPPED = "skipped.json"
-
-
+SKIPPED = (
+    "skipped.json"  # in a folder of images: a JSON list of those that are to be left out, with rows in need of them
+)
 IMAGE_PLACEHOLDER = "<|image_1|>"  # stands in a row's text where the image goes
-
-
 TRAIN_NAMES = {"ImageNet-1K": "ImageNet_1K"}  # evaluation datasets whose training subset is spelt differently
-
-
 EVAL_SCHEMA = pa.schema(
-    [
-        ("qry_text", pa.string()),
-        ("qry_img_path", pa.string()),
-        ("tgt_text", pa.list_(pa.string())),
-        ("tgt_img_path", pa.list_(pa.string())),
-    ]
+    {
+        "qry_text": pa.string(),
+        "qry_img_path": pa.string(),
+        "tgt_text": pa.list_(pa.string()),
+        "tgt_img_path": pa.list_(pa.string()),
+    }
 )
-
-
-TRAIN_SCHEMA = pa.schema(
-    [
-        (name, pa.string())
-        for name in ("qry", "qry_image_path", "pos_text", "pos_image_path", "neg_text", "neg_image_path")
-    ]
-)
+TRAIN_COLUMNS = ["qry", "qry_image_path", "pos_text", "pos_image_path"]
+TRAIN_SCHEMA = pa.schema(dict.fromkeys([*TRAIN_COLUMNS, "neg_text", "neg_image_path"], pa.string()))
 
 
 def dataset_of(subset: str) -> str:
@@ -69,10 +54,6 @@ def _item(text: str | None, image: str | None, image_root: Path) -> Item:
     return Item(text, image_root / image if image else None)
 
 
-def _subset_names(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if path.is_dir() and any(path.glob("*.parquet")))
-
-
 def read_rows(
     root: Path, subset: str, split: str, limit: int = 0, columns: list[str] | None = None
 ) -> list[dict[str, Any]]:
@@ -92,10 +73,11 @@ def read_rows(
         raise ValueError(f"there is no data folder {root}: run notebook 00_setup first, which makes it")
     files = sorted((root / subset).glob(f"{split}-*.parquet"))
     if not (root / subset).is_dir():
-        raise ValueError(f"unknown subset {subset!r} in {root}: choose one of {', '.join(_subset_names(root))}")
+        known = sorted({path.parent.name for path in root.glob("*/*.parquet")})
+        raise ValueError(f"unknown subset {subset!r} in {root}: choose one of {', '.join(known)}")
     if not files:
-        found = sorted({path.name.split("-")[0] for path in (root / subset).glob("*.parquet")})
-        raise ValueError(f"subset {subset!r} in {root} has no split {split!r}: choose one of {', '.join(found)}")
+        splits = sorted({path.name.split("-")[0] for path in (root / subset).glob("*.parquet")})
+        raise ValueError(f"subset {subset!r} in {root} has no split {split!r}: choose one of {', '.join(splits)}")
     rows: list[dict[str, Any]] = []
     for file in files:
         if not limit or len(rows) < limit:
@@ -104,17 +86,13 @@ def read_rows(
 
 
 def read_mmeb_eval(root: Path, subset: str, image_root: Path, limit: int = 0) -> list[EvalRow]:
-    """Read an evaluation subset (columns qry_text, qry_img_path, tgt_text, tgt_img_path).
+    """Read an evaluation subset, such as "MSCOCO_t2i"; see read_rows.
 
-    Args:
-        root: the data set's folder.
-        subset: such as "MSCOCO_t2i".
-        image_root: the folder that image paths are relative to. If it holds a list `skipped.json`, rows whose query
-            or right candidate is in the list or empty are left out, and so are such other candidates.
-        limit: at most this many rows, the first ones; 0 means all.
+    Image paths are relative to `image_root`. If that holds a list `skipped.json`, rows whose query or right candidate
+    is in the list or empty are left out, and so are such other candidates.
 
     Raises:
-        ValueError: no such folder or subset, or a row without candidates or with lists of unequal length.
+        ValueError: as read_rows, or a row has no candidates, or lists of unequal length.
     """
     rows, skipped, count, dropped = [], skipped_images(image_root), 0, 0
 
@@ -143,24 +121,17 @@ def read_mmeb_eval(root: Path, subset: str, image_root: Path, limit: int = 0) ->
 
 
 def read_mmeb_train(root: Path, subset: str, image_root: Path, split: str = "original", limit: int = 0) -> list[Pair]:
-    """Read a training subset (columns qry, qry_image_path, pos_text, pos_image_path; neg_* are not used).
+    """Read the "original" or "diverse_instruction" split of a training subset; see read_rows.
 
-    Args:
-        root: the data set's folder.
-        subset: such as "MSCOCO_t2i".
-        image_root: the folder that image paths are relative to. If it holds a list `skipped.json`, pairs with an image
-            in the list or an empty side are left out.
-        split: "original" or "diverse_instruction".
-        limit: at most this many pairs, the first ones; 0 means all.
+    Image paths are relative to `image_root`. If that holds a list `skipped.json`, pairs with an image in the list or
+    an empty side are left out. The columns neg_* are not used.
     """
     skipped = skipped_images(image_root)
-    columns = ["qry", "qry_image_path", "pos_text", "pos_image_path"]
     pairs = [
-        Pair(
-            _item(row["qry"], row["qry_image_path"], image_root),
-            _item(row["pos_text"], row["pos_image_path"], image_root),
+        Pair(_item(query, query_image, image_root), _item(target, target_image, image_root))
+        for query, query_image, target, target_image in (
+            [row[name] for name in TRAIN_COLUMNS] for row in read_rows(root, subset, split, limit, TRAIN_COLUMNS)
         )
-        for row in read_rows(root, subset, split, limit, columns)
     ]
     if skipped is None:
         return pairs

@@ -4,31 +4,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 CAPTION_PREFIX = "Find me an image that matches the given caption: "
-
-
 # Subset -> the group the papers average it in.
 SUGARCREPE = {
-    "replace_obj": "replace",
-    "replace_att": "replace",
-    "replace_rel": "replace",
-    "swap_obj": "swap",
-    "swap_att": "swap",
-    "add_obj": "add",
-    "add_att": "add",
+    name: name.partition("_")[0]
+    for name in ("replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att", "add_obj", "add_att")
 }
-
-
 SUGARCREPE_PP = {name: group for name, group in SUGARCREPE.items() if group != "add"}
-
-
 SOURCES = {
     "SugarCrepe": "the folder data/ of github.com/RAIVNLab/sugar-crepe",
     "SugarCrepe++": "the folder data/ of github.com/Sri-Harsha/scpp",
 }
-
-
 IMAGES_FROM = "images.cocodataset.org/zips/val2017.zip"
 
 
@@ -65,16 +53,7 @@ def read_sugarcrepe(folder: Path, subset: str, image_root: Path) -> list[CrepeRo
 
 
 def read_sugarcrepe_pp(folder: Path, subset: str, image_root: Path) -> list[CrepeRow]:
-    """Read `<folder>/<subset>.json` of SugarCrepe++: a list of rows. Ids do not match those of SugarCrepe.
-
-    Args:
-        folder: of the five files.
-        subset: a name in SUGARCREPE_PP.
-        image_root: the folder that file names are relative to.
-
-    Raises:
-        ValueError: as read_sugarcrepe.
-    """
+    """Read a file of SugarCrepe++ likewise: a list of rows. Ids do not match those of SugarCrepe."""
     rows = _read_json(folder, subset, "SugarCrepe++", SUGARCREPE_PP)
     if not isinstance(rows, list):
         raise ValueError(f"{folder / f'{subset}.json'} is no SugarCrepe++ file: it must hold a list of rows")
@@ -82,7 +61,7 @@ def read_sugarcrepe_pp(folder: Path, subset: str, image_root: Path) -> list[Crep
     return [_row(row, f"row {number} of {subset}", image_root, captions) for number, row in enumerate(rows)]
 
 
-def _read_json(folder: Path, subset: str, name: str, subsets: Mapping[str, str]) -> object:
+def _read_json(folder: Path, subset: str, name: str, subsets: Mapping[str, str]) -> Any:  # noqa: ANN401
     if subset not in subsets:
         raise ValueError(f"unknown subset {subset!r} of {name}: choose one of {', '.join(subsets)}")
     path = folder / f"{subset}.json"
@@ -95,23 +74,17 @@ def _read_json(folder: Path, subset: str, name: str, subsets: Mapping[str, str])
 
 
 def _row(row: object, name: str, image_root: Path, captions: Sequence[str]) -> CrepeRow:
-    wanted = ("filename", *captions, "negative_caption")
-    if not isinstance(row, dict) or not all(isinstance(row.get(field), str) and row[field] for field in wanted):
-        raise ValueError(f"{name} must have the texts {', '.join(wanted)}: download the file again")
+    needed = ("filename", *captions, "negative_caption")
+    if not isinstance(row, dict) or not all(isinstance(row.get(field), str) and row[field] for field in needed):
+        raise ValueError(f"{name} must have the texts {', '.join(needed)}: download the file again")
     return CrepeRow(image_root / row["filename"], tuple(row[field] for field in captions), row["negative_caption"])
 
 
-def with_images(
-    subsets: Mapping[str, Sequence[CrepeRow]], show: int = 3
-) -> tuple[dict[str, list[CrepeRow]], list[str]]:
+def with_images(subsets: Mapping[str, Sequence[CrepeRow]]) -> tuple[dict[str, list[CrepeRow]], list[str]]:
     """Keep the rows whose image is there, before anything is encoded.
 
-    Args:
-        subsets: rows by name.
-        show: how many missing images an error names.
-
     Returns:
-        The rows that can be scored by name, and the file names that are missing.
+        The rows that can be scored by subset, and the file names that are missing.
 
     Raises:
         ValueError: no image of any row is there, so the image root is probably wrong.
@@ -119,9 +92,10 @@ def with_images(
     images = sorted({row.image for rows in subsets.values() for row in rows})
     missing = {image for image in images if not image.is_file()}
     if images and len(missing) == len(images):
+        first = ", ".join(image.name for image in images[:3])
         raise ValueError(
-            f"none of the {len(images)} images is in {images[0].parent} (first missing: "
-            f"{', '.join(image.name for image in images[:show])}): check the image root, or get them from {IMAGES_FROM}"
+            f"none of the {len(images)} images is in {images[0].parent} (first missing: {first}): check the image "
+            f"root, or get them from {IMAGES_FROM}"
         )
     kept = {name: [row for row in rows if row.image not in missing] for name, rows in subsets.items()}
     return kept, sorted(image.name for image in missing)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 
 from g2e_lib.data import download
-from g2e_lib.data.download import Wanted as Selection
+from g2e_lib.data.download import Selection
 from g2e_lib.data.fetch import read_note
 from g2e_lib.data.items import EvalRow, Item
 from g2e_lib.data.mmeb import SKIPPED, dataset_of, read_mmeb_eval, skipped_images
@@ -330,7 +330,8 @@ def prepare_benchmark(
     if wrong and policy == "stop":
         raise ValueError(
             f"{len(wrong)} images are missing or broken, such as {', '.join(wrong[:NAMED])} (all in "
-            f"{bench.root / download.VERIFIED}): run `python -m g2e_lib download repair`, or set broken_images to 'skip'"
+            f"{bench.root / download.VERIFIED}): run `python -m g2e_lib download repair`, or set broken_images to "
+            "'skip'"
         )
     _list_skipped(bench.root)
     total = sum(table["images"] for table in verified.values())

@@ -112,7 +112,7 @@ def _gigabytes(setup: Mapping[str, Any]) -> float:
 
     names = ("datasets", "subsets", "split", "parts", "eval_revision", "train_revision")
     try:
-        return download.bytes_to_bring(DATA, download.Wanted(**{name: setup[name] for name in names})) / 1e9
+        return download.bytes_to_bring(DATA, download.Selection(**{name: setup[name] for name in names})) / 1e9
     except ValueError:
         return math.nan
 

@@ -4,15 +4,16 @@ import shutil
 import stat
 import zipfile
 from collections import namedtuple
+from dataclasses import replace
 
 import pytest
 from standin import COMMIT
 
-from g2e_lib.data import download, fetch
-from g2e_lib.data.download import MMEB_EVAL, Wanted, repair, take_inventory, verify
+from g2e_lib.data import archives, download, fetch
+from g2e_lib.data.download import MMEB_EVAL, MMEB_TRAIN, Selection, repair, take_inventory, verify
 from g2e_lib.data.mmeb import read_mmeb_eval, read_mmeb_train
 
-FEW = Wanted(datasets=("ImageNet-1K", "CIRR"), subsets=("ImageNet_1K", "CIRR"), parts=("training",))
+FEW = Selection(datasets=("ImageNet-1K", "CIRR"), subsets=("ImageNet_1K", "CIRR"), parts=("training",))
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def complete(hub_folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in hub.environment().items():
             patch.setenv(name, value)
-        assert download.download(root, Wanted()).is_complete
+        assert download.download(root, Selection()).is_complete
     hub.close()
     return root
 
@@ -38,24 +39,30 @@ def test_everything_arrives_and_is_read_by_mmebs_reader(complete):
     pairs = read_mmeb_train(complete / "train", "ImageNet_1K", complete, "diverse_instruction")
     assert len(pairs) == 12
     assert all(pair.query.image.is_file() for pair in pairs)
-    found = verify(complete, Wanted())
+    found = verify(complete, Selection())
     assert len(found) == 36 + 20 + 7 + 5 + 1
     assert not any(one["missing"] or one["broken"] for one in found.values())
+    captions = list(fetch.read_note(complete / "urban1k" / "captions.json"))
+    assert captions == sorted(captions)  # the order of rows does not depend on that of a set
     assert not [path for path in complete.rglob("._*")]
     assert not list(complete.rglob("*.zip"))  # extracted and deleted
 
 
 def test_what_is_there_is_not_asked_for_again(complete, hub, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert download.download(complete, Wanted()).is_complete
+    assert download.download(complete, Selection()).is_complete
     assert hub.requests == []
 
 
-def test_the_commit_is_noted_and_kept(complete):
+def test_the_commit_is_noted_and_kept(complete, hub, tmp_path):
     noted = fetch.read_note(complete / download.SOURCES)
     assert noted[MMEB_EVAL] == {"revision": "main", "commit": COMMIT}
-    assert download._pinned(complete, MMEB_EVAL, "main") == COMMIT
-    assert download._pinned(complete, MMEB_EVAL, "v2") == "v2"
+    shutil.copy(complete / download.SOURCES, tmp_path)
+    download.bytes_to_bring(tmp_path, FEW)
+    asked = {path for path in hub.requests if path.startswith("api/")}
+    assert asked == {f"api/datasets/{name}/revision/{COMMIT}" for name in (MMEB_EVAL, MMEB_TRAIN)}
+    with pytest.raises(ValueError, match="cannot get revision v2 of TIGER-Lab/MMEB-eval"):
+        download.download(tmp_path, replace(FEW, eval_revision="v2"))
 
 
 def test_offline_and_missing(tmp_path, hub, monkeypatch):
@@ -63,7 +70,7 @@ def test_offline_and_missing(tmp_path, hub, monkeypatch):
     with pytest.raises(ValueError, match="files of TIGER-Lab/MMEB-eval are missing and the network is switched off"):
         download.download(tmp_path, FEW)
     with pytest.raises(ValueError, match=r"replace_obj.json is missing and the network is switched off: unset"):
-        download.download(tmp_path, Wanted(("CIRR",), parts=("sugarcrepe",)))
+        download.download(tmp_path, Selection(("CIRR",), parts=("sugarcrepe",)))
 
 
 def test_repair_brings_only_what_is_missing_or_broken(complete, hub, tmp_path):
@@ -97,12 +104,12 @@ def test_images_that_no_archive_has_are_listed(complete, hub, tmp_path, monkeypa
     assert download.main(["download", *arguments]) == 1
     assert f"eval/CIRR: {path}\n1 images are missing or broken" in capsys.readouterr().out
     asked = len(hub.requests)
-    assert download.download(root, Wanted(("CIRR",), parts=())).missing == {"eval/CIRR": [path]}
+    assert download.download(root, Selection(("CIRR",), parts=())).missing == {"eval/CIRR": [path]}
     assert len(hub.requests) == asked  # no archive is fetched for it again, and no network is needed
     monkeypatch.undo()
     for name, value in hub.environment().items():
         monkeypatch.setenv(name, value)
-    assert repair(root, Wanted(("CIRR",), parts=())).is_complete  # asks again
+    assert repair(root, Selection(("CIRR",), parts=())).is_complete  # asks again
 
 
 def test_a_cut_download_goes_on(hub, hub_folder, tmp_path, monkeypatch):
@@ -135,9 +142,9 @@ def test_no_network_at_all(tmp_path, monkeypatch):
 def test_a_damaged_file_of_the_hub(hub, tmp_path, monkeypatch):
     one = fetch.HubFolder(MMEB_EVAL, "main")
     name = "CIRR/test-00000-of-00001.parquet"
-    one._digests[name] = "0" * 64
+    one.digests[name] = "0" * 64
     with pytest.raises(ValueError, match="CIRR.* of TIGER-Lab/MMEB-eval arrived damaged and was deleted"):
-        one.get(name, tmp_path)
+        one.get([name], tmp_path)
     assert not (tmp_path / name).exists()
 
 
@@ -151,9 +158,9 @@ def test_too_small_a_disk(hub, tmp_path, monkeypatch):
 
 def test_unknown_names():
     with pytest.raises(ValueError, match="MMEB has no dataset 'ImageNet_1K': choose among ImageNet-1K"):
-        Wanted(datasets=("ImageNet_1K",))
+        Selection(datasets=("ImageNet_1K",))
     with pytest.raises(ValueError, match="MMEB has no training subset 'ImageNet-1K': choose among ImageNet_1K"):
-        Wanted(subsets=("ImageNet-1K",))
+        Selection(subsets=("ImageNet-1K",))
 
 
 # --- archives ------------------------------------------------------------------------------------------------------
@@ -165,7 +172,7 @@ def test_no_member_leaves_the_target(tmp_path, name):
         archive.writestr("a/fine.jpg", b"1")
         archive.writestr(name, b"2")
     with pytest.raises(ValueError, match="which leads out of it: do not use it"):
-        fetch.unpack(tmp_path / "a.zip", tmp_path / "target", ["a/fine.jpg", "evil.jpg"])
+        archives.unpack(tmp_path / "a.zip", tmp_path / "target", ["a/fine.jpg", "evil.jpg"])
     assert not list(tmp_path.rglob("*.jpg"))
 
 
@@ -175,22 +182,22 @@ def test_no_links(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(link, "/etc/passwd")
     with pytest.raises(ValueError, match=r"has the link 'a/link.jpg': do not use it"):
-        fetch.unpack(tmp_path / "a.zip", tmp_path, ["a/link.jpg"])
+        archives.unpack(tmp_path / "a.zip", tmp_path, ["a/link.jpg"])
 
 
 def test_no_bombs(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.jpg", bytes(10**7))
     with pytest.raises(ValueError, match="would grow from 0.000 to 0.010 GB, which no archive of images does"):
-        fetch.unpack(tmp_path / "a.zip", tmp_path, ["a.jpg"])
+        archives.unpack(tmp_path / "a.zip", tmp_path, ["a.jpg"])
 
 
 def test_a_damaged_archive(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(ValueError, match="a.zip is damaged .*: delete it and download it again"):
-        fetch.unpack(tmp_path / "a.zip", tmp_path, ["a.jpg"])
+        archives.unpack(tmp_path / "a.zip", tmp_path, ["a.jpg"])
 
 
 def test_placement_needs_the_same_tree():
-    assert fetch.placement(["x/1.jpg"], ["y/1.jpg"]) == {}
-    assert fetch.placement(["x/0.jpg", "x/1.jpg"], ["top/x/1.jpg"]) == {"x/1.jpg": "top/x/1.jpg"}
+    assert archives.placement(["x/1.jpg"], ["y/1.jpg"]) == {}
+    assert archives.placement(["x/0.jpg", "x/1.jpg"], ["top/x/1.jpg"]) == {"x/1.jpg": "top/x/1.jpg"}

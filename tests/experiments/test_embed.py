@@ -22,7 +22,7 @@ MINING = ["-p", "subsets", "[Crop, ColourQA]", "-p", "top_k", "3"]
 def prepared(tmp_path, monkeypatch):
     monkeypatch.setattr(config, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(config, "RESULTS", tmp_path / "results")
-    bench, _ = worlds.prepare_benchmark("glyphworld", SMALL, worlds.Wanted())
+    bench, _ = worlds.prepare_benchmark("glyphworld", SMALL, worlds.Selection())
     write_json(config.results_folder("mini") / "metrics" / "setup.json", {"benchmark": bench.settings})
     return bench, Store(config.CACHE / "embeddings")
 

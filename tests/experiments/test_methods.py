@@ -3,7 +3,7 @@
 from conftest import SMALL
 from standin import build_teacher
 
-from g2e_lib.data.download import Wanted
+from g2e_lib.data.download import Selection
 from g2e_lib.experiments.benchmarks import GlyphBenchmark, MmebBenchmark, prepare_benchmark
 from g2e_lib.experiments.methods import open_methods
 from g2e_lib.glyphworld import text_teacher
@@ -45,7 +45,7 @@ def test_real_data_and_any_teacher(hub, tmp_path, monkeypatch):
     monkeypatch.setattr("g2e_lib.project.config.DATA", tmp_path / "mmeb")
     monkeypatch.setattr("g2e_lib.project.config.CACHE", tmp_path)
     build_teacher(tmp_path / "teacher")
-    wanted = Wanted(("MSCOCO_i2t",), ("MSCOCO_i2t",), parts=("training", "unime"))
+    wanted = Selection(("MSCOCO_i2t",), ("MSCOCO_i2t",), parts=("training", "unime"))
     bench, _ = prepare_benchmark("mmeb", SMALL, wanted)
     assert isinstance(bench, MmebBenchmark)
     common = {"steps": 1, "pairs_per_step": 4, "split": bench.split, "limit": 6}

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from g2e_lib.data import download
-from g2e_lib.data.download import Wanted
+from g2e_lib.data.download import Selection
 from g2e_lib.data.mmeb import SKIPPED
 from g2e_lib.data.subsets import load_subsets
 from g2e_lib.experiments.benchmarks import GlyphBenchmark, MmebBenchmark, open_benchmark, prepare_benchmark
@@ -14,7 +14,7 @@ from g2e_lib.glyphworld import benchmark
 from g2e_lib.mining import labelled_subsets
 from g2e_lib.project import config
 
-FEW = Wanted(datasets=("ImageNet-1K", "CIRR", "MSCOCO_i2t"), subsets=("ImageNet_1K", "CIRR"), parts=("training",))
+FEW = Selection(datasets=("ImageNet-1K", "CIRR", "MSCOCO_i2t"), subsets=("ImageNet_1K", "CIRR"), parts=("training",))
 SMALL = benchmark.Size(queries=12, pairs=30, candidates=10, families=20)
 
 
@@ -107,7 +107,7 @@ def test_profiles_that_share_the_data_do_not_undo_each_others_list(data):
     spoil(data)
     prepare_benchmark("mmeb", SMALL, FEW, "skip", is_fresh=True)
     listed = [json.loads((data / folder / SKIPPED).read_text()) for folder in (".", download.EVAL_IMAGES)]
-    fewer = Wanted(("MSCOCO_i2t",), parts=())
+    fewer = Selection(("MSCOCO_i2t",), parts=())
     prepare_benchmark("mmeb", SMALL, fewer)
     assert [json.loads((data / folder / SKIPPED).read_text()) for folder in (".", download.EVAL_IMAGES)] == listed
     assert len(json.loads((data / download.VERIFIED).read_text())) == 5
@@ -141,14 +141,14 @@ def test_what_was_not_asked_for(data):
         bench.training_facts(["WebQA"])
     with pytest.raises(ValueError, match="unknown world 'mars' or policy 'stop'"):
         prepare_benchmark("mars", SMALL, FEW)
-    captionless = MmebBenchmark(Wanted(datasets=("CIRR",)))
+    captionless = MmebBenchmark(Selection(datasets=("CIRR",)))
     with pytest.raises(ValueError, match="image-caption pairs are needed: add MSCOCO_i2t"):
         captionless.captions  # noqa: B018
 
 
 def test_sugarcrepe(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(config, "DATA", tmp_path / "mmeb")
-    wanted = Wanted(("MSCOCO_i2t",), parts=("sugarcrepe",))
+    wanted = Selection(("MSCOCO_i2t",), parts=("sugarcrepe",))
     bench, _ = prepare_benchmark("mmeb", SMALL, wanted)
     sets, identity = bench.crepe()
     assert {name: len(one) for name, one in sets.items()} == {"sugarcrepe": 7, "sugarcrepe_pp": 5}
@@ -167,7 +167,7 @@ def test_sugarcrepe(hub, tmp_path, monkeypatch):
 def test_what_unime_needs(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(config, "DATA", tmp_path / "mmeb")
     monkeypatch.setattr(config, "CACHE", tmp_path / "cache")
-    wanted = Wanted(("MSCOCO_i2t", "MSCOCO_t2i"), parts=("unime",))
+    wanted = Selection(("MSCOCO_i2t", "MSCOCO_t2i"), parts=("unime",))
     bench, status = prepare_benchmark("mmeb", SMALL, wanted)
     folder, name = bench.sentences()
     (subset,) = load_subsets(folder, [name])
@@ -205,7 +205,7 @@ def test_what_is_missing_for_unime_is_named(data):
     with pytest.raises(ValueError, match="so there are no long captions: add 'unime' to `parts` of notebook 00"):
         bench.retrieval()
     with pytest.raises(ValueError, match="MMEB has no part 'music': choose among training, sugarcrepe, unime"):
-        Wanted(parts=("music",))
+        Selection(parts=("music",))
 
 
 def test_the_embedded_world_gives_the_same_kinds_of_things(tmp_path, monkeypatch):

@@ -49,7 +49,7 @@ def test_accelerate_asks_its_processes_to_shard(monkeypatch):
 def test_accelerate_launches_embedding(tmp_path, monkeypatch):
     monkeypatch.setattr(config, "CACHE", tmp_path / "cache")
     size = benchmark.Size(queries=12, pairs=30, candidates=10, families=20)
-    bench, _ = worlds.prepare_benchmark("glyphworld", size, worlds.Wanted())
+    bench, _ = worlds.prepare_benchmark("glyphworld", size, worlds.Selection())
     write_json(tmp_path / "results" / "metrics" / "setup.json", {"benchmark": bench.settings})
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH / "cpu.yaml")]
     command += ["-m", "g2e_lib", "embed", "smoke", "--only", "01", "-p", "limit", "3", "-p", "datasets", "[Crop]"]
