@@ -16,12 +16,12 @@ from g2e_lib.data.items import item_digests, unique
 from g2e_lib.data.subsets import Subset, subset_digest
 from g2e_lib.embedder import Embedder, encode_cached
 from g2e_lib.evaluation.statistics import difference_of_ratios, estimate_ratio
+from g2e_lib.miners import Miner
 from g2e_lib.mining import describe_clusters, embed_subset, labelled_subsets, mine_subset
 from g2e_lib.project.fingerprint import code_fingerprint
 from g2e_lib.project.pictures import save_picture
 from g2e_lib.project.store import Store
 from g2e_lib.prompts import Role
-from g2e_lib.miners import Miner
 from g2e_lib.saha import explain_cluster
 from g2e_lib.train import number_targets
 from g2e_lib.unime import choose_negatives
@@ -156,7 +156,10 @@ def _judge_miner(
         return {**count_false_negatives(judge, clusters, subset.positive_of), "similarities": similarities}
 
     key = {"judged": clusters, "subset": subset_digest(subset), "truth": judge.identity}
-    key |= {"embedded": [embedder.key("query"), embedder.key("target")], "code": code_fingerprint("evaluation.negatives")}
+    key |= {
+        "embedded": [embedder.key("query"), embedder.key("target")],
+        "code": code_fingerprint("evaluation.negatives"),
+    }
     described = describe_clusters(clusters, queries, subset, targets)
     facts = {**described, "targets": len(subset.targets), "seconds": mined["seconds"]}
     return {"facts": facts, **store.json(key, count)}, clusters

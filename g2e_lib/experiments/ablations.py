@@ -6,8 +6,8 @@ from typing import Any
 
 from g2e_lib.experiments.settings import AblationSettings
 from g2e_lib.experiments.study import Method, Study
-from g2e_lib.project.results import Results
 from g2e_lib.miners import Miner
+from g2e_lib.project.results import Results
 
 Change = Callable[[Any], dict[str, Any]]  # from a value to the fields of the base method that differ
 

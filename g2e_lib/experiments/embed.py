@@ -20,10 +20,10 @@ import yaml
 from g2e_lib.data.items import item_digests
 from g2e_lib.experiments import negatives, zero_shot
 from g2e_lib.experiments.settings import MiningSettings, ZeroShotSettings
+from g2e_lib.miners import Miner
 from g2e_lib.mining import labelled_subsets
 from g2e_lib.project import config
 from g2e_lib.project.results import Results
-from g2e_lib.miners import Miner
 from g2e_lib.scale.parallel import embed_all, join_processes, leave_processes, mine_all
 
 

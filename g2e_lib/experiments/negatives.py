@@ -8,9 +8,9 @@ from g2e_lib.embedder import Embedder
 from g2e_lib.evaluation.negatives import compare_miners, explain_anchor
 from g2e_lib.experiments.benchmarks import Benchmark, open_benchmark
 from g2e_lib.experiments.settings import MiningSettings
+from g2e_lib.miners import Miner
 from g2e_lib.project.provenance import Run
 from g2e_lib.project.results import Results
-from g2e_lib.miners import Miner
 
 
 def open_pairs(settings: MiningSettings, bench: Benchmark) -> list[Subset]:

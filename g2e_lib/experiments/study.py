@@ -20,6 +20,7 @@ from g2e_lib.evaluation.scores import describe_datasets, evaluate_mmeb
 from g2e_lib.evaluation.statistics import group_names
 from g2e_lib.experiments.benchmarks import Benchmark
 from g2e_lib.experiments.settings import StudySettings, TrainingSettings
+from g2e_lib.miners import Miner
 from g2e_lib.mining import labelled_subsets, mine_subset, save_clusters
 from g2e_lib.project import config
 from g2e_lib.project.config import fingerprint
@@ -27,7 +28,6 @@ from g2e_lib.project.fingerprint import code_fingerprint
 from g2e_lib.project.provenance import Run
 from g2e_lib.project.results import Results
 from g2e_lib.project.tracking import read_log
-from g2e_lib.miners import Miner
 from g2e_lib.scale.launching import launch_file, release_memory, train_launched
 from g2e_lib.train import ADAPTER, train
 from g2e_lib.train_config import TrainConfig
@@ -241,8 +241,8 @@ class Study:
         Returns:
             `right` (answers as a string of 0 and 1 by dataset), `log` (records of training) and `seconds` of training.
         """
-        key = {"trained": self._key(method, seed), "tested on": self._tested, "code": code_fingerprint("evaluation.scores")}
-        key |= {"prompt": method.prompt, "embedding": self._shown()}
+        key = {"trained": self._key(method, seed), "tested on": self._tested}
+        key |= {"prompt": method.prompt, "embedding": self._shown(), "code": code_fingerprint("evaluation.scores")}
         return self.records.json(key, lambda: self._run(method, seed))
 
     def _run(self, method: Method, seed: int) -> dict[str, Any]:
