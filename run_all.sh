@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # Run every notebook in order, or the tests, in an environment that has the tested versions.
-#   ./run_all.sh                 all notebooks, profile mini
-#   ./run_all.sh test            the test suite
-#   ./run_all.sh --help          everything else
+#   ./run_all.sh                 all notebooks, profile mini, into results/mini and figures/mini
+#   ./run_all.sh --as NAME -p .. a variant with other parameters, beside its base
+#   ./run_all.sh compare A B     what differs between two runs
+#   ./run_all.sh publish NAME    make a run the reference that is in git
+#   ./run_all.sh test [--quick]  the test suite, or what of it takes a minute; then pytest's own arguments
+#   ./run_all.sh --list, --help  everything that can be set; everything else
 # Uses the active Python if it satisfies constraints.txt, else conda or mamba, else makes .venv with pip.
 # G2E_INSTALL=never stops with a message instead of installing anything.
 set -euo pipefail
@@ -56,7 +59,11 @@ find_python() {
     prefer_cpu_torch
     for conda in mamba conda; do
         if command -v "$conda" >/dev/null; then
-            if "$conda" env list | grep -qE "^$ENV_NAME[[:space:]]"; then
+            folder=$("$conda" env list | awk -v name="$ENV_NAME" '$1 == name {print $NF}')
+            if [ -n "$folder" ] && satisfies_pins "$folder/bin/python"; then
+                PYTHON=$folder/bin/python
+                return
+            elif [ -n "$folder" ]; then
                 "$conda" env update -n "$ENV_NAME" -f environment.yml
             else
                 "$conda" env create -n "$ENV_NAME" -f environment.yml
@@ -87,6 +94,10 @@ PATH="$(dirname "$PYTHON"):$PATH"
 export PATH JUPYTER_PREFER_ENV_PATH=1
 if [ "${1:-}" = test ]; then
     shift
+    if [ "${1:-}" = --quick ]; then
+        shift
+        set -- -m "not slow and not notebooks" "$@"
+    fi
     # Side by side on up to four cores, a file's tests on one of them.
     exec "$PYTHON" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
 fi

@@ -2,9 +2,9 @@
 
 import importlib
 import sys
+from collections.abc import Sequence
 
 COMMANDS = {
-    "run": "g2e_lib.project.runner",
     "embed": "g2e_lib.experiments.embed",
     "download": "g2e_lib.data.download",
     "publish": "g2e_lib.scale.publish",
@@ -12,12 +12,64 @@ COMMANDS = {
 }
 
 
+def _defaults() -> dict[str, dict[str, object]]:
+    from g2e_lib.experiments.settings import NOTEBOOK_SETTINGS
+
+    return {stem: {n: _listed(v) for n, v in vars(kind()).items()} for stem, kind in NOTEBOOK_SETTINGS.items()}
+
+
+def _listed(value: object) -> object:
+    """As notebooks, profiles and JSON write it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _confirms(settings: dict[str, dict[str, object]]) -> bool:
+    from g2e_lib.scale.costs import confirm
+
+    return confirm(settings)
+
+
+def _concludes(name: str) -> None:
+    from g2e_lib.report.compare import conclude
+
+    conclude(name)
+
+
+def _compares(first: str, second: str) -> None:
+    from g2e_lib.report.compare import compare_runs
+
+    compare_runs(first, second)
+
+
+def _summarizes(name: str, reference: str) -> str:
+    from g2e_lib.report.compare import against_reference
+
+    return against_reference(name, reference)
+
+
+def _refreshes(profile: str) -> None:
+    from g2e_lib.report import readme
+
+    if profile == readme.PROFILE and readme.refresh():
+        print(f"{readme.NAME}: numbers brought up to date", flush=True)  # noqa: T201
+
+
+def run(arguments: Sequence[str]) -> int:
+    """What run_all.sh calls: the runner, given what lies above it. All of it is imported only where it is used."""
+    from g2e_lib.project.command import Hooks, main
+
+    return main(arguments, Hooks(_defaults, _confirms, _concludes, _compares, _summarizes, _refreshes))
+
+
 def main() -> int:
     """Hand the arguments to a command; returns its exit status."""
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        print(f"usage: python -m g2e_lib {{{','.join(COMMANDS)}}} ...", file=sys.stderr)  # noqa: T201
+    name, arguments = (sys.argv[1] if len(sys.argv) > 1 else ""), sys.argv[2:]
+    if name == "run":
+        return run(arguments)
+    if name not in COMMANDS:
+        print(f"usage: python -m g2e_lib {{run,{','.join(COMMANDS)}}} ...", file=sys.stderr)  # noqa: T201
         return 2
-    return importlib.import_module(COMMANDS[sys.argv[1]]).main(sys.argv[2:])
+    return importlib.import_module(COMMANDS[name]).main(arguments)
 
 
 if __name__ == "__main__":

@@ -37,15 +37,13 @@ from g2e_lib.backbone.processor import G2EProcessor
 from g2e_lib.backbone.qwen2vl import Prefix, encode_prefix, hidden_states, prefix_length
 from g2e_lib.data.images import image_size, open_image
 from g2e_lib.data.items import Item, item_digests, unique
-from g2e_lib.project.config import code_fingerprint
+from g2e_lib.project.fingerprint import code_fingerprint
 from g2e_lib.project.store import Store
 from g2e_lib.prompts import VISION_BLOCK, Prompt, Role, get_prompt, render_parts
 
 logger = logging.getLogger(__name__)
 
 MIN_SHARING, MIN_PREFIX = 8, 8  # inputs and tokens; below, running a common beginning once does not pay
-# Source files that decide what an embedding is; their content is part of every cache key.
-CODE = ("embedder.py", "backbone/images.py", "backbone/processor.py", "prompts.py", "backbone/qwen2vl.py")
 
 Embeddable = str | Image.Image | Mapping[str, Any] | Item
 
@@ -253,7 +251,7 @@ class Embedder:
             "max_length": self.max_length,
             "dtype": str(self.model.dtype),
             "attention": self.model.config.text_config._attn_implementation,
-            "code": code_fingerprint(CODE),
+            "code": code_fingerprint("embedder"),
             "transformers": transformers_version,
         }
 

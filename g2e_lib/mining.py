@@ -17,10 +17,11 @@ from g2e_lib.data.items import unique
 from g2e_lib.data.mmeb import TRAIN_NAMES
 from g2e_lib.data.subsets import Subset, subset_digest
 from g2e_lib.embedder import Embedder, encode_cached
-from g2e_lib.project.config import code_fingerprint, fingerprint
+from g2e_lib.miners import Miner
+from g2e_lib.project.config import fingerprint
+from g2e_lib.project.fingerprint import code_fingerprint
 from g2e_lib.project.published import reference
 from g2e_lib.project.store import Store, read_json, write_text
-from g2e_lib.saha import Miner
 
 
 def embed_subset(embedder: Embedder, subset: Subset, store: Store) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +79,7 @@ def mine_subset(
         "mined from": [embedder.key("query"), embedder.key("target"), subset_digest(subset)],
         "miner": asdict(miner),
         "is_labelled": is_labelled,
-        "code": code_fingerprint(["saha.py"]),
+        "code": code_fingerprint("miners"),
     }
     return store.json(key, compute)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from g2e_lib.miners import FILTER_MARGIN, HARD_NEGATIVES
 from g2e_lib.project.store import write_text
-from g2e_lib.saha import HARD_NEGATIVES, MARGIN
 
 # The linear layers of the language model; the vision tower stays as it is.
 LANGUAGE_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -91,7 +91,7 @@ class TrainConfig:
     breaks_clusters: bool = False
     negatives: str = "all"
     num_negatives: int = HARD_NEGATIVES
-    margin: float = MARGIN
+    margin: float = FILTER_MARGIN
     teacher: str = ""
     start: str = ""
     steps: int = 60

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from g2e_lib.gradcache import TEMPERATURE
-from g2e_lib.saha import HARD_NEGATIVES, MARGIN
+from g2e_lib.miners import FILTER_MARGIN, HARD_NEGATIVES
 
 Order = Literal["hard", "easy", "random"]
 
@@ -48,7 +48,7 @@ def distillation_loss(
 def choose_negatives(
     similarity: Tensor,
     target_ids: Tensor | None = None,
-    margin: float = MARGIN,
+    margin: float = FILTER_MARGIN,
     top_k: int = HARD_NEGATIVES,
     order: Order = "hard",
     generator: torch.Generator | None = None,

@@ -8,9 +8,10 @@ import pytest
 
 from g2e_lib.data.items import Item
 from g2e_lib.data.subsets import data_digest, find_subset, load_subsets
+from g2e_lib.miners import Miner
 from g2e_lib.mining import describe_clusters, embed_subset, labelled_subsets, load_clusters, mine_subset, save_clusters
 from g2e_lib.project.store import Store
-from g2e_lib.saha import Miner, mine_clusters
+from g2e_lib.saha import mine_clusters
 
 NAMES = ("ObjectName", "CaptionT2I")
 

@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from g2e_lib import saha
-from g2e_lib.saha import Miner, explain_cluster, mine_clusters
+from g2e_lib.backbone import nearest
+from g2e_lib.miners import Miner
+from g2e_lib.saha import explain_cluster, mine_clusters
 
 
 def slow_definition(queries, targets, positive_of, top_k=15, pool_mult=3, filter_in_query_space=True, phases=2):
@@ -81,8 +82,8 @@ def test_blocks_and_group_maxima_do_not_change_the_clusters(monkeypatch):
     expected = as_lists(mine_clusters(*pairs, 2, 2))
     assert expected == slow_definition(*pairs, 2, 2)
     for least, most in ((1, 1), (7, 7), (700, 700)):
-        monkeypatch.setattr(saha, "MIN_BLOCK", least)
-        monkeypatch.setattr(saha, "MAX_BLOCK", most)
+        monkeypatch.setattr(nearest, "MIN_BLOCK", least)
+        monkeypatch.setattr(nearest, "MAX_BLOCK", most)
         assert as_lists(mine_clusters(*pairs, 2, 2)) == expected
 
 

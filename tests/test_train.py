@@ -19,10 +19,10 @@ from g2e_lib.backbone.teacher import save_teacher
 from g2e_lib.data.subsets import load_subsets
 from g2e_lib.embedder import Embedder
 from g2e_lib.glyphworld.sentences import PARAPHRASES, prepare_paraphrases
+from g2e_lib.miners import Miner
 from g2e_lib.mining import mine_subset, save_clusters
 from g2e_lib.project.store import Store
 from g2e_lib.project.tracking import read_log
-from g2e_lib.saha import Miner
 from g2e_lib.train import Trainer, check_image_fits, cluster_batches, describe_similarities, train
 from g2e_lib.train_config import TrainConfig, read_config, write_config
 from g2e_lib.unime import distillation_loss

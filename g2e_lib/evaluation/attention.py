@@ -15,7 +15,7 @@ from g2e_lib.backbone.qwen2vl import hidden_states
 from g2e_lib.data.items import Item, item_digests
 from g2e_lib.embedder import Embeddable, Embedder
 from g2e_lib.evaluation.statistics import estimate
-from g2e_lib.project.config import code_fingerprint
+from g2e_lib.project.fingerprint import code_fingerprint
 from g2e_lib.project.store import Store
 from g2e_lib.prompts import TURN_START, Role
 
@@ -112,7 +112,7 @@ def compare_attention(
         prompted = embedder.with_prompt(name)
         for kind, items in zip(("image", "caption"), zip(*pairs, strict=True), strict=True):
             key = {**prompted.key("query"), "attention of": [digests[item] for item in items]}
-            key["attention code"] = code_fingerprint(("evaluation/attention.py",))
+            key["attention code"] = code_fingerprint("evaluation.attention")
             found.setdefault(name, {})[kind] = store.json(key, lambda e=prompted, i=items: _by_layer(e, i))
     return found
 

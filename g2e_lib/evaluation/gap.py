@@ -7,7 +7,7 @@ import numpy as np
 
 from g2e_lib.data.items import EvalRow, Item
 from g2e_lib.embedder import Embedder, encode_cached
-from g2e_lib.evaluation.statistics import BOOTSTRAP_SAMPLES, Estimate, _bounds
+from g2e_lib.project.bootstrap import BOOTSTRAP_SAMPLES, Estimate, bounds
 from g2e_lib.project.store import Store
 
 
@@ -68,7 +68,7 @@ def modality_gap(image_embeddings: np.ndarray, text_embeddings: np.ndarray, seed
     values = {"centroid_distance": np.linalg.norm(difference.mean(0)), "paired_cosine": cosine.mean()}
     gap = {}
     for name, value in values.items():
-        low, high = _bounds(samples[name])
+        low, high = bounds(samples[name])
         gap[name] = vars(Estimate(*(round(float(x), 4) for x in (value, low, high)), n))
     return gap
 

@@ -10,7 +10,7 @@ from g2e_lib.data.images import open_image
 from g2e_lib.data.items import Item, item_digests
 from g2e_lib.embedder import Embeddable, Embedder, as_item
 from g2e_lib.evaluation.statistics import estimate
-from g2e_lib.project.config import code_fingerprint
+from g2e_lib.project.fingerprint import code_fingerprint
 from g2e_lib.project.store import Store
 from g2e_lib.prompts import TURN_END, Role, render
 
@@ -84,7 +84,7 @@ def compare_next_words(
     """
     digests = item_digests(item for pair in pairs for item in pair)
     shared_key = {"pairs": [digests[item] for pair in pairs for item in pair], "top_k": top_k}
-    shared_key["code"] = code_fingerprint(("evaluation/generate.py",))
+    shared_key["code"] = code_fingerprint("evaluation.generate")
     records = []
     for name in prompts:
         prompted = embedder.with_prompt(name)

@@ -1,4 +1,4 @@
-"""Scores with intervals: MMEB's hit@1, averages over datasets, paired comparisons, and the modality gap.
+"""Scores: MMEB's hit@1 and its comparison of prompts.
 
 A result is first of all a vector of right and wrong answers a dataset, from which everything else follows.
 """
@@ -11,7 +11,8 @@ import numpy as np
 
 from g2e_lib.data.items import EvalRow, Item, item_digests, unique
 from g2e_lib.embedder import Embedder, encode_cached
-from g2e_lib.evaluation.statistics import estimate, summarize
+from g2e_lib.evaluation.compare import compare, write_answers
+from g2e_lib.evaluation.statistics import estimate, group_names
 from g2e_lib.project.store import Store
 
 logger = logging.getLogger(__name__)
@@ -130,26 +131,14 @@ def score_prompts(
         seed: of the bootstrap.
 
     Returns:
-        `datasets`: facts about each; `prompts`: for each prompt estimates by group and dataset, and `right`, the
-        answers as a string of 0 and 1 for each dataset; `differences`: for each baseline, each other prompt's
-        estimates by group.
+        `datasets`: facts about each; `prompts` and `differences`: see compare.
     """
     digests = item_digests(item for rows in datasets.values() for row in rows for item in (row.query, *row.candidates))
-    right = {name: evaluate_mmeb(embedder.with_prompt(name), datasets, store, digests) for name in prompts}
+    records = {}
+    for name in prompts:
+        right = evaluate_mmeb(embedder.with_prompt(name), datasets, store, digests)
+        records[name] = [{"right": write_answers(right)}]
+    groups = group_names({name: info[name] for name in datasets})
+    found = compare(records, groups, baselines, seed, against_all=True)
     described = describe_datasets(datasets, info)
-    scores = {
-        prompt: {
-            "groups": summarize(one, info, seed=seed),
-            "datasets": {name: vars(estimate({name: values}, seed)) for name, values in one.items()},
-            "right": {name: "".join("01"[v] for v in values.astype(int)) for name, values in one.items()},
-        }
-        for prompt, one in right.items()
-    }
-    differences = {
-        baseline: {
-            prompt: summarize(right[prompt], info, right[baseline], seed) for prompt in prompts if prompt != baseline
-        }
-        for baseline in baselines
-        if baseline in right
-    }
-    return {"datasets": described, "prompts": scores, "differences": differences}
+    return {"datasets": described, "prompts": found["methods"], "differences": found["differences"]}

@@ -1,35 +1,11 @@
 """Estimates with bootstrap intervals: means, paired differences, shares, averages over datasets."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-BOOTSTRAP_SAMPLES = 2000
-
-
-CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % bootstrap interval and the number of queries behind it."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-
-def _resampled_means(right: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Means of bootstrap samples of one dataset's queries: (BOOTSTRAP_SAMPLES,) float64.
-
-    Drawing N queries with replacement draws a multinomial number of each distinct value, which is much faster.
-    """
-    values, counts = np.unique(right, return_counts=True)
-    drawn = rng.multinomial(len(right), counts / len(right), size=BOOTSTRAP_SAMPLES)
-    return drawn @ values.astype(np.float64) / len(right)
+from g2e_lib.project.bootstrap import BOOTSTRAP_SAMPLES, Estimate, bounds, percent_estimate, resampled_means
 
 
 def estimate(right: Mapping[str, np.ndarray], seed: int = 0) -> Estimate:
@@ -42,7 +18,7 @@ def estimate(right: Mapping[str, np.ndarray], seed: int = 0) -> Estimate:
     Raises:
         ValueError: there is no dataset.
     """
-    return _estimate({name: np.asarray(values, dtype=np.float64) for name, values in right.items()}, seed)
+    return percent_estimate({name: np.asarray(values, dtype=np.float64) for name, values in right.items()}, seed)
 
 
 def paired_difference(right: Mapping[str, np.ndarray], baseline: Mapping[str, np.ndarray], seed: int = 0) -> Estimate:
@@ -58,23 +34,7 @@ def paired_difference(right: Mapping[str, np.ndarray], baseline: Mapping[str, np
     """
     if {n: len(r) for n, r in right.items()} != {n: len(r) for n, r in baseline.items()}:
         raise ValueError("the two methods were not scored on the same datasets and queries: score both again")
-    return _estimate({n: right[n].astype(np.float64) - baseline[n] for n in right}, seed)
-
-
-def _bounds(samples: np.ndarray) -> np.ndarray:
-    """Both ends of the interval that bootstrap samples span: (2,) float64."""
-    return np.quantile(samples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-
-
-def _estimate(values: Mapping[str, np.ndarray], seed: int) -> Estimate:
-    if not values:
-        raise ValueError("there is no dataset to average over: name at least one")
-    rng = np.random.default_rng(seed)
-    samples = np.mean([_resampled_means(values[name], rng) for name in sorted(values)], axis=0)
-    low, high = _bounds(samples)
-    mean = np.mean([one.mean() for one in values.values()])
-    n = sum(len(one) for one in values.values())
-    return Estimate(*(round(float(100 * x), 4) for x in (mean, low, high)), n)
+    return percent_estimate({n: right[n].astype(np.float64) - baseline[n] for n in right}, seed)
 
 
 def estimate_mean(values: np.ndarray, seed: int = 0) -> Estimate:
@@ -87,7 +47,7 @@ def estimate_mean(values: np.ndarray, seed: int = 0) -> Estimate:
     >>> estimate_mean(np.array([2.0, 2.0]))
     Estimate(value=2.0, low=2.0, high=2.0, n=2)
     """
-    low, high = _bounds(_resampled_means(values, np.random.default_rng(seed)))
+    low, high = bounds(resampled_means(values, np.random.default_rng(seed)))
     return Estimate(*(round(float(x), 6) for x in (values.mean(), low, high)), len(values))
 
 
@@ -112,7 +72,7 @@ def _ratio_samples(counts: Counts, rng: np.random.Generator) -> tuple[float, np.
 
 
 def _ratio_estimate(value: float, samples: np.ndarray, n: int) -> Estimate:
-    return Estimate(*(round(float(100 * x), 4) for x in (value, *_bounds(samples))), n)
+    return Estimate(*(round(float(100 * x), 4) for x in (value, *bounds(samples))), n)
 
 
 def estimate_ratio(counts: Counts, seed: int = 0) -> Estimate:
@@ -160,25 +120,3 @@ def group_names(info: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
         for name, one in info.items():
             groups.setdefault(one[attribute], []).append(name)
     return {**groups, "overall": list(info)}
-
-
-def summarize(
-    right: Mapping[str, np.ndarray],
-    info: Mapping[str, Mapping[str, Any]],
-    baseline: Mapping[str, np.ndarray] | None = None,
-    seed: int = 0,
-) -> dict[str, dict[str, Any]]:
-    """Estimates for every group of datasets: scores, or paired differences if there is a baseline.
-
-    Args:
-        right: for each dataset (N,) bool.
-        info: `meta_task` and `distribution` of each dataset.
-        baseline: the same queries scored with another method.
-        seed: of the bootstrap.
-    """
-    summary = {}
-    for group, names in group_names({name: info[name] for name in right}).items():
-        ours = {name: right[name] for name in names}
-        theirs = {name: baseline[name] for name in names} if baseline else None
-        summary[group] = vars(paired_difference(ours, theirs, seed) if theirs else estimate(ours, seed))
-    return summary

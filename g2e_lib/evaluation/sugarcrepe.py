@@ -4,7 +4,7 @@ Readers of the published files, which the embedded world's own are written like,
 target, captions are queries with CAPTION_PREFIX (Gen2Embed, section 5). Ties are wrong.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ import numpy as np
 from g2e_lib.data.items import Item, unique
 from g2e_lib.data.sugarcrepe import CAPTION_PREFIX, SUGARCREPE, CrepeRow
 from g2e_lib.embedder import Embedder, encode_cached
-from g2e_lib.evaluation.statistics import estimate, paired_difference
+from g2e_lib.evaluation.compare import compare, write_answers
 from g2e_lib.project.pictures import save_picture
 from g2e_lib.project.store import Store
+
+KINDS = ("image", "text")
+Sets = Mapping[str, Mapping[str, Sequence[CrepeRow]]]  # "sugarcrepe" and "sugarcrepe_pp" -> subset -> rows
 
 
 def score_rows(
@@ -75,41 +78,30 @@ def evaluate_sugarcrepe(
     return scores
 
 
-def group_scores(scores: Mapping[str, Mapping[str, np.ndarray]], kind: str) -> dict[str, dict[str, np.ndarray]]:
-    """The averages the papers print: for each group, and for all, the subsets that enter.
-
-    Args:
-        scores: from evaluate_sugarcrepe.
-        kind: "image" or "text".
-    """
-    groups: dict[str, dict[str, np.ndarray]] = {}
-    for name, one in scores.items():
+def group_subsets(names: Iterable[str]) -> dict[str, list[str]]:
+    """The averages the papers print: for each group, and for all (`mean`), the subsets that enter."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
         for group in (SUGARCREPE[name], "mean"):
-            groups.setdefault(group, {})[name] = one[kind]
+            groups.setdefault(group, []).append(name)
     return groups
 
 
-Sets = Mapping[str, Mapping[str, Sequence[CrepeRow]]]  # "sugarcrepe" and "sugarcrepe_pp" -> subset -> rows
-
-
-KINDS = ("image", "text")
-
-
-def compare_methods(
+def compare_models(
     embedders: Mapping[str, Callable[[], Embedder]], sets: Sets, baselines: Sequence[str], store: Store, seed: int = 0
 ) -> tuple[dict[str, Any], dict[str, dict[str, dict]]]:
     """Score several embedders on both sets, and compare them row by row.
 
     Args:
-        embedders: by name, made one after the other.
+        embedders: by method, made one after the other.
         sets: rows by name of the set and subset, all with their images.
         baselines: methods that all later ones are compared with.
         store: keeps embeddings.
         seed: of the bootstrap.
 
     Returns:
-        `sets`: set -> kind ("image", "text") -> method -> `subsets` and `groups`, estimates in percent; `differences`:
-        set -> kind -> baseline -> method -> group, in points; and besides, by set and method what
+        `sets`: set -> kind ("image", "text") -> method -> `subsets` and `groups`, estimates in percent, and `right`;
+        `differences`: set -> kind -> baseline -> method -> group, in points; and besides, by set and method what
         evaluate_sugarcrepe returns.
     """
     scores: dict[str, dict[str, dict]] = {name: {} for name in sets}
@@ -118,27 +110,17 @@ def compare_methods(
         for name, subsets in sets.items():
             scores[name][method] = evaluate_sugarcrepe(embedder, subsets, store)
     metrics: dict[str, Any] = {"sets": {}, "differences": {}}
-    methods = list(embedders)
     for name, by_method in scores.items():
+        groups = group_subsets(sets[name])
         for kind in KINDS if name == "sugarcrepe_pp" else KINDS[:1]:
-            groups = {method: group_scores(one, kind) for method, one in by_method.items()}
-            metrics["sets"].setdefault(name, {})[kind] = {
-                method: {
-                    "subsets": {s: vars(estimate({s: rows[kind]}, seed)) for s, rows in one.items()},
-                    "groups": {group: vars(estimate(rows, seed)) for group, rows in groups[method].items()},
-                }
-                for method, one in by_method.items()
+            records = {
+                method: [{"right": write_answers({subset: found[kind] for subset, found in by_subset.items()})}]
+                for method, by_subset in by_method.items()
             }
-            metrics["differences"].setdefault(name, {})[kind] = {
-                baseline: {
-                    method: {
-                        group: vars(paired_difference(rows, groups[baseline][group], seed))
-                        for group, rows in groups[method].items()
-                    }
-                    for method in methods[methods.index(baseline) + 1 :]
-                }
-                for baseline in baselines
-            }
+            found = compare(records, groups, baselines, seed)
+            methods = {m: {"subsets": one.pop("datasets"), **one} for m, one in found["methods"].items()}
+            metrics["sets"].setdefault(name, {})[kind] = methods
+            metrics["differences"].setdefault(name, {})[kind] = found["differences"]
     return metrics, scores
 
 

@@ -17,17 +17,20 @@ from g2e_lib.data.download import Selection
 from g2e_lib.data.fetch import read_note
 from g2e_lib.data.items import EvalRow, Item
 from g2e_lib.data.mmeb import SKIPPED, dataset_of, read_mmeb_eval, skipped_images
+from g2e_lib.data.subsets import Subset
 from g2e_lib.data.sugarcrepe import CrepeRow
-from g2e_lib.glyphworld import benchmark, crepe, sentences
+from g2e_lib.evaluation.negatives import AnnotatedJudge, Judge
+from g2e_lib.glyphworld import benchmark, crepe, sentences, truth
 from g2e_lib.project import config
 from g2e_lib.project.config import fingerprint
 from g2e_lib.project.published import reference
+from g2e_lib.project.results import Results
 from g2e_lib.project.store import build_once, write_json
 
 CrepeSets = dict[str, dict[str, list[CrepeRow]]]  # by set and subset
 World = Literal["glyphworld", "mmeb"]
 Policy = Literal["stop", "skip"]
-SHOWN = 5  # faults named in a message; the file beside the data has them all
+NAMED = 5  # faults named in a message; the file beside the data has them all
 PAIRS = "Sentences"  # what pairs of real sentences are called as a training subset
 MMEB_CAPTIONS = ("MSCOCO_i2t", "VisualNews_i2t")  # image-to-text datasets whose targets are captions
 
@@ -81,25 +84,29 @@ class GlyphBenchmark:
         """Retrieval with short and with long captions, `limit` pictures each; see sentences.prepare_retrieval."""
         return sentences.prepare_retrieval(config.CACHE, _endless(limit))
 
+    def judge(self, subset: Subset) -> Judge:
+        """The truth about the answers of a training subset: GlyphWorld's own."""
+        return truth.Judge(self.root, subset.name)
+
 
 @dataclass(frozen=True)
 class MmebBenchmark:
     """The papers' own data, as download.py lays them out.
 
     Attributes:
-        wanted: which parts of MMEB.
+        selection: which parts of MMEB.
         policy: "stop" at images that are missing or broken, or "skip" the rows that need them.
         root: the data folder; training subsets are in root / "train".
     """
 
-    wanted: Selection
+    selection: Selection
     policy: Policy = "stop"
     root: Path = field(default_factory=lambda: config.DATA)
 
     @property
     def split(self) -> str:
         """The split of the training subsets."""
-        return self.wanted.split
+        return self.selection.split
 
     @property
     def captions(self) -> str:
@@ -108,7 +115,7 @@ class MmebBenchmark:
         Raises:
             ValueError: none is among the datasets.
         """
-        there = [name for name in MMEB_CAPTIONS if name in self.wanted.all_datasets]
+        there = [name for name in MMEB_CAPTIONS if name in self.selection.all_datasets]
         if not there:
             raise ValueError(f"image-caption pairs are needed: add {MMEB_CAPTIONS[0]} to the datasets of notebook 00")
         return there[0]
@@ -116,7 +123,7 @@ class MmebBenchmark:
     @property
     def settings(self) -> dict[str, Any]:
         """What `open_benchmark` needs, for setup.json."""
-        return {"world": "mmeb", "wanted": vars(self.wanted), "policy": self.policy, "skipped": self._skipped()}
+        return {"world": "mmeb", "selection": vars(self.selection), "policy": self.policy, "skipped": self._skipped()}
 
     def load(self, names: Sequence[str] = (), limit: int = 0) -> tuple[dict[str, list[EvalRow]], dict[str, dict]]:
         """Read evaluation datasets.
@@ -131,12 +138,11 @@ class MmebBenchmark:
         Raises:
             ValueError: a dataset that is not here, or not on the disk.
         """
-        self._check(names, self.wanted.all_datasets, "dataset")
+        self._check(names, self.selection.all_datasets, "dataset")
         images = self.root / download.EVAL_IMAGES
-        rows = {
-            n: read_mmeb_eval(self.root / download.EVAL, n, images, limit) for n in names or self.wanted.all_datasets
-        }
-        facts = {}
+        rows, facts = {}, {}
+        for name in names or self.selection.all_datasets:
+            rows[name] = read_mmeb_eval(self.root / download.EVAL, name, images, limit)
         for name, some in rows.items():
             published = _published(name)
             has_training = published["distribution"] == "IND"
@@ -156,9 +162,9 @@ class MmebBenchmark:
         Raises:
             ValueError: a subset that is not here, or not on the disk.
         """
-        self._check(names, self.wanted.all_subsets, "training subset")
+        self._check(names, self.selection.all_subsets, "training subset")
         facts = {}
-        for name in names or self.wanted.all_subsets:
+        for name in names or self.selection.all_subsets:
             files = download.tables(self.root / download.TRAIN / name, self.split)
             if not files:
                 raise ValueError(f"{self.root} lacks {self.split} of {name}: run notebook 00_setup, which brings it")
@@ -188,12 +194,11 @@ class MmebBenchmark:
             for name in names:
                 rows = read(self.root / folder, name, self.root / download.COCO_FOLDER)
                 sets[folder][name] = [row for row in rows if row.image not in skipped][: limit or None]
-        facts = {
-            folder: {
-                name: [[row.image.name, *row.captions, row.negative] for row in rows] for name, rows in one.items()
-            }
-            for folder, one in sets.items()
-        }
+
+        def content(rows: Sequence[CrepeRow]) -> list[list[str]]:
+            return [[row.image.name, *row.captions, row.negative] for row in rows]
+
+        facts = {folder: {name: content(rows) for name, rows in found.items()} for folder, found in sets.items()}
         return sets, fingerprint(facts)
 
     def sentences(self, limit: int = 0) -> tuple[Path, str]:
@@ -222,7 +227,7 @@ class MmebBenchmark:
         self._need(path, "sentences")
         columns = pq.read_table(path, columns=["anchor", "positive"]).to_pydict()
         pairs = dict.fromkeys(zip(columns["anchor"], columns["positive"], strict=True))
-        return [(one, other) for one, other in pairs if one != other]
+        return [(anchor, positive) for anchor, positive in pairs if anchor != positive]
 
     def _need(self, path: Path, what: str) -> None:
         if not path.is_file():
@@ -246,7 +251,7 @@ class MmebBenchmark:
             ValueError: data are not on the disk.
         """
         short = {"short_i2t": self.captions, "short_t2i": self.captions.replace("_i2t", "_t2i")}
-        loaded, _ = self.load([name for name in short.values() if name in self.wanted.all_datasets], limit)
+        loaded, _ = self.load([name for name in short.values() if name in self.selection.all_datasets], limit)
         rows = {task: loaded[name] for task, name in short.items() if name in loaded}
         folder, skipped = self.root / download.URBAN_FOLDER, skipped_images(self.root) or frozenset()
         self._need(folder / download.URBAN_CAPTIONS, "long captions")
@@ -256,6 +261,10 @@ class MmebBenchmark:
         images, captions = [Item("", path) for path in paths], [Item(texts[path]) for path in paths]
         rows["long_i2t"] = sentences.retrieval_rows(images, captions)
         return rows | {"long_t2i": sentences.retrieval_rows(captions, images)}
+
+    def judge(self, subset: Subset) -> Judge:
+        """What is known of the answers of a training subset: its annotation."""
+        return AnnotatedJudge(subset)
 
     def _lists(self) -> dict[str, list[str]]:
         paths = {place: self.root / place / SKIPPED for place in (".", download.EVAL_IMAGES)}
@@ -292,14 +301,14 @@ def _faulty(verified: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def prepare_benchmark(
-    world: World, size: benchmark.Size, wanted: Selection, policy: Policy = "stop", is_fresh: bool = False
+    world: World, size: benchmark.Size, selection: Selection, policy: Policy = "stop", is_fresh: bool = False
 ) -> tuple[Benchmark, str]:
     """Build or download a benchmark, and verify it.
 
     Args:
         world: "glyphworld" or "mmeb".
         size: of MMEB-mini.
-        wanted: of the papers' data.
+        selection: which parts of the papers' data.
         policy: what to do about images that are missing or broken: "stop" or "skip".
         is_fresh: build again, or open every image again.
 
@@ -310,36 +319,41 @@ def prepare_benchmark(
         ValueError: something is wrong with the data, or cannot be had.
     """
     if world == "glyphworld":
-        one = GlyphBenchmark(size, benchmark.prepare(config.CACHE, size, is_fresh))
-        return one, f"{one.root.name}: {benchmark.check(one.root)}"
+        root = benchmark.prepare(config.CACHE, size, is_fresh)
+        return GlyphBenchmark(size, root), f"{root.name}: {benchmark.check(root)}"
     if world != "mmeb" or policy not in ("stop", "skip"):
         raise ValueError(f"unknown world {world!r} or policy {policy!r}: use glyphworld or mmeb, and stop or skip")
-    one = MmebBenchmark(wanted, policy)
-    download.download(one.root, wanted)
-    verified = download.verified(one.root, wanted, is_fresh)
+    bench = MmebBenchmark(selection, policy)
+    download.download(bench.root, selection)
+    verified = download.verified(bench.root, selection, is_fresh)
     wrong = _faulty(verified)
-    total = sum(table["images"] for table in verified.values())
     if wrong and policy == "stop":
         raise ValueError(
-            f"{len(wrong)} images are missing or broken, such as {', '.join(wrong[:SHOWN])} (all in "
-            f"{one.root / download.VERIFIED}): run `python -m g2e_lib download repair`, or set broken_images to 'skip'"
+            f"{len(wrong)} images are missing or broken, such as {', '.join(wrong[:NAMED])} (all in "
+            f"{bench.root / download.VERIFIED}): run `python -m g2e_lib download repair`, or set broken_images to "
+            "'skip'"
         )
-    # Of all tables, so that profiles which share the folder do not undo each other's list.
-    listed = _faulty(read_note(one.root / download.VERIFIED))
-    prefix = f"{download.EVAL_IMAGES}/"
-    write_json(one.root / SKIPPED, [name for name in listed if not name.startswith(prefix)])
+    _list_skipped(bench.root)
+    total = sum(table["images"] for table in verified.values())
+    return bench, f"{bench.root.name}: {total} images in {len(verified)} tables, {len(wrong)} of them skipped"
+
+
+def _list_skipped(root: Path) -> None:
+    """Note faulty images where readers look for them; of all tables, so that profiles which share the folder agree."""
+    listed, prefix = _faulty(read_note(root / download.VERIFIED)), f"{download.EVAL_IMAGES}/"
+    write_json(root / SKIPPED, [name for name in listed if not name.startswith(prefix)])
     evaluated = [name.removeprefix(prefix) for name in listed if name.startswith(prefix)]
-    write_json(one.root / download.EVAL_IMAGES / SKIPPED, evaluated)
-    return one, f"{one.root.name}: {total} images in {len(verified)} tables, {len(wrong)} of them skipped"
+    write_json(root / download.EVAL_IMAGES / SKIPPED, evaluated)
 
 
-def open_benchmark(settings: Mapping[str, Any]) -> Benchmark:
-    """The benchmark that notebook 00 prepared.
+def open_benchmark(results: Results) -> Benchmark:
+    """The benchmark that notebook 00 prepared for a run.
 
-    Args:
-        settings: `benchmark` of metrics/setup.json.
+    Raises:
+        ValueError: it has not run.
     """
+    settings = results.metrics("setup")["benchmark"]
     if settings.get("world") == "mmeb":
-        return MmebBenchmark(Selection(**settings["wanted"]), settings["policy"])
+        return MmebBenchmark(Selection(**settings["selection"]), settings["policy"])
     size = benchmark.Size(**settings)
     return GlyphBenchmark(size, benchmark.prepare(config.CACHE, size))

@@ -10,80 +10,89 @@ same store: by the shard, each on one process. A killed run goes on at the shard
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
+import yaml
 
 from g2e_lib.data.items import item_digests
-from g2e_lib.data.subsets import load_subsets
-from g2e_lib.embedder import Embedder
-from g2e_lib.experiments import benchmarks as worlds
+from g2e_lib.experiments import negatives, zero_shot
+from g2e_lib.experiments.settings import MiningSettings, ZeroShotSettings
+from g2e_lib.miners import Miner
 from g2e_lib.mining import labelled_subsets
-from g2e_lib.project import config, store
-from g2e_lib.project import runner as run
-from g2e_lib.project.store import Store
-from g2e_lib.saha import Miner
+from g2e_lib.project import config
+from g2e_lib.project.results import Results
 from g2e_lib.scale.parallel import embed_all, join_processes, leave_processes, mine_all
 
-ZERO_SHOT, MINING = "01_zero_shot", "02_mining"
 
-
-def load_embedder(parameters: Mapping[str, Any]) -> Embedder:
-    """The embedder that a notebook with these parameters makes, on this process's GPU."""
-    device = parameters["device"]
-    if device == "auto" and torch.cuda.is_available():
-        device = f"cuda:{torch.cuda.current_device()}"
-    names = ("dtype", "images", "max_length", "tokens_per_batch")
-    adapter = parameters.get("adapter") or None
-    return Embedder.from_pretrained(
-        parameters["model"], adapter=adapter, device=device, **{name: parameters[name] for name in names}
-    )
-
-
-def embed_zero_shot(parameters: Mapping[str, Any], bench: worlds.Benchmark, cache: Store) -> int:
+def embed_zero_shot(results: Results, settings: ZeroShotSettings) -> int:
     """Embed what notebook 01 compares prompts on; returns the number of shards."""
-    rows, _ = bench.load(parameters["datasets"], parameters["limit"])
+    bench, embedder = zero_shot.open_model(results, settings)
+    rows, _ = bench.load(settings.datasets, settings.limit)
     queries = [row.query for some in rows.values() for row in some]
     targets = [item for some in rows.values() for row in some for item in row.candidates]
-    digests, embedder, shards = item_digests([*queries, *targets]), load_embedder(parameters), 0
-    for prompt in parameters["prompts"]:
-        shards += embed_all(embedder.with_prompt(prompt), {"query": queries, "target": targets}, cache, digests)
-    return shards
+    items, digests = {"query": queries, "target": targets}, item_digests([*queries, *targets])
+    store = results.store("embeddings")
+    return sum(embed_all(embedder.with_prompt(prompt), items, store, digests) for prompt in settings.prompts)
 
 
-def embed_and_mine(parameters: Mapping[str, Any], bench: worlds.Benchmark, cache: Store) -> int:
+def embed_and_mine(results: Results, settings: MiningSettings) -> int:
     """Embed and mine what notebook 02 compares miners on; returns the number of subsets times miners."""
-    facts = bench.training_facts(parameters["subsets"])
-    sizes = {"split": bench.split, "fraction": parameters["fraction"], "limit": parameters["limit"]}
-    subsets = load_subsets(bench.root / "train", list(facts), **sizes)
-    top_k, pool_mult, seed = (parameters[name] for name in ("top_k", "pool_mult", "seed"))
-    miners = [Miner(name, top_k, pool_mult, seed=seed) for name in parameters["miners"]]
-    embedder = load_embedder(parameters).with_prompt(parameters["prompt"])
-    return mine_all(embedder, subsets, miners, labelled_subsets(facts), cache)
+    bench, subsets, embedder = negatives.open_model(results, settings)
+    miners = [Miner(name, settings.top_k, settings.pool_mult, seed=settings.seed) for name in settings.miners]
+    labelled = labelled_subsets(bench.training_facts(settings.subsets))
+    return mine_all(embedder, subsets, miners, labelled, results.store("embeddings"))
+
+
+WORK = {ZeroShotSettings: embed_zero_shot, MiningSettings: embed_and_mine}
+
+
+def _given(pairs: Sequence[Sequence[str]], kinds: Sequence[type]) -> dict[type, dict[str, Any]]:
+    """Values of `-p`, for whichever settings have them.
+
+    Raises:
+        ValueError: none has one of them.
+    """
+    known = {kind: [field.name for field in fields(kind)] for kind in kinds}
+    if unknown := [name for name, _ in pairs if not any(name in names for names in known.values())]:
+        choice = dict.fromkeys(name for names in known.values() for name in names)
+        raise ValueError(f"unknown parameter {unknown[0]!r}: choose among {', '.join(choice)}")
+    return {kind: {n: yaml.safe_load(text) for n, text in pairs if n in names} for kind, names in known.items()}
+
+
+def embed(name: str, only: str, pairs: Sequence[Sequence[str]]) -> None:
+    """Do the work of notebooks 01 and 02 for the run or profile `name`.
+
+    Raises:
+        ValueError: there is no such run or profile, notebook 00 has not run, or settings are wrong.
+    """
+    results = Results(name)
+    if not results.folder.is_dir():
+        config.load_profile(name)  # says so if there is none
+    asked = config.load_profile(results.profile)
+    kinds = [kind for kind in WORK if kind.notebook in asked and kind.notebook.startswith(only)]
+    given = _given(pairs, kinds)
+    for kind in kinds:
+        settings = kind.of(results, **given[kind])
+        if settings.device == "auto" and torch.cuda.is_available():
+            settings = replace(settings, device=f"cuda:{torch.cuda.current_device()}")
+        done = WORK[kind](results, settings)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{kind.notebook}: {done} parts are in {results.store('embeddings').folder}")  # noqa: T201
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m g2e_lib embed", description=__doc__.splitlines()[0])
-    parser.add_argument("profile", help="name of a profile")
-    parser.add_argument("--only", choices=("01", "02"), help="do the work of this notebook only")
+    parser.add_argument("run", help="name of a run, or of the profile it is made from")
+    parser.add_argument("--only", choices=("01", "02"), default="", help="do the work of this notebook only")
     parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     options = parser.parse_args(arguments)
-    stems = [stem for stem in (ZERO_SHOT, MINING) if stem.startswith(options.only or "")]
-    notebooks = [path for path in run.notebook_paths() if path.stem in stems]
     try:
-        overrides = run.parse_parameters(options.parameters, notebooks)
-        settings = run.all_settings(options.profile, notebooks, overrides)
-        metrics = config.results_folder(options.profile) / "metrics"
-        bench = worlds.open_benchmark(store.read_json(metrics / "setup.json", made_by="notebook 00_setup")["benchmark"])
-        cache = Store(config.CACHE / "embeddings")
         join_processes()
-        for stem, work in ((ZERO_SHOT, embed_zero_shot), (MINING, embed_and_mine)):
-            if stem in settings:
-                done = work(settings[stem], bench, cache)
-                if os.environ.get("RANK", "0") == "0":
-                    print(f"{stem}: {done} parts are in {cache.folder}")  # noqa: T201
+        embed(options.run, options.only, options.parameters)
     except (ValueError, RuntimeError) as error:
         print(f"embed: {error}", file=sys.stderr)  # noqa: T201
         return 2

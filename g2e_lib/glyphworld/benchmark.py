@@ -7,30 +7,24 @@ answer. Building is deterministic to the byte.
 import json
 import random
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from g2e_lib.data.items import EvalRow
 from g2e_lib.data.mmeb import EVAL_SCHEMA, TRAIN_SCHEMA, read_mmeb_eval
-from g2e_lib.glyphworld.datasets import DATASETS, Dataset, Example, Picture, Side, World
+from g2e_lib.glyphworld.builds import MANIFEST, build_folder, digests, identity, save_pictures, write_table
+from g2e_lib.glyphworld.datasets import DATASETS, Dataset, Example, Side, World
 from g2e_lib.glyphworld.world.scenes import Crop, Label, Meaning, Split, matches, meaning_record
 from g2e_lib.glyphworld.world.vocabulary import KIND_OF
-from g2e_lib.project.config import code_fingerprint, file_digest, fingerprint
+from g2e_lib.project.config import fingerprint
 from g2e_lib.project.store import build_once, read_json, write_json
 
 CHECKSUMS = Path(__file__).with_name("checksums.json")  # identities of builds of some sizes
 VERSION = 1  # raise when the content changes
-EVAL_FOLDER, TRAIN_FOLDER, MANIFEST, TRUTH = "eval", "train", "manifest.json", "truth.jsonl"
-# Source files that decide what is built.
-CODE = tuple(
-    f"glyphworld/{name}.py"
-    for name in ("benchmark", "datasets", "world/language", "world/render", "world/scenes", "world/vocabulary")
-)
+EVAL_FOLDER, TRAIN_FOLDER, TRUTH = "eval", "train", "truth.jsonl"
 
 
 @dataclass(frozen=True)
@@ -119,71 +113,47 @@ def build(root: Path, size: Size | None = None, show_progress: bool = True, spli
     size = size or Size()
     test = World(random.Random(f"{split} world {VERSION}"), split, size.families, views=1)
     train = World(random.Random(f"train world {VERSION}"), "train", size.families, size.views)
-    pictures: dict[str, Picture] = {}
-    counts: dict[str, dict] = {}
+    sides: list[Side] = []
+    facts: dict[str, dict] = {}
     for name, dataset in tqdm(DATASETS.items(), desc="MMEB-mini", unit="dataset", disable=not show_progress):
         rows = eval_rows(dataset, test, size)
-        _write_parquet(root / EVAL_FOLDER / name / "test-00000-of-00001.parquet", map(_eval_record, rows), EVAL_SCHEMA)
-        sides = [side for query, candidates in rows for side in (query, *candidates)]
-        counts[name] = {
-            "meta_task": dataset.meta_task,
-            "distribution": dataset.distribution,
-            "why": dataset.why,
-            "queries": len(rows),
-            "fewest_candidates": min(len(candidates) for _, candidates in rows),
-            "train_pairs": 0,
-        }
-        if dataset.distribution == "IND":
-            pairs = train_pairs(dataset, train, size)
-            folder = root / TRAIN_FOLDER / name
-            _write_parquet(folder / "original-00000-of-00001.parquet", map(_train_record, pairs), TRAIN_SCHEMA)
-            truth = [{"query": meaning_record(q.meaning), "target": meaning_record(t.meaning)} for q, t in pairs]
-            (folder / TRUTH).write_text("".join(json.dumps(line) + "\n" for line in truth), encoding="utf-8")
-            sides += [side for pair in pairs for side in pair]
-            counts[name]["train_pairs"] = len(pairs)
-        pictures |= {side.picture.path: side.picture for side in sides if side.picture}
-    (root / "images").mkdir(parents=True, exist_ok=True)
-    for picture in tqdm(pictures.values(), desc="draw", unit="image", disable=not show_progress):
-        picture.save(root)
-    manifest = {"version": VERSION, "size": asdict(size), "datasets": counts, **checksums(root)}
+        pairs = train_pairs(dataset, train, size) if dataset.distribution == "IND" else []
+        write_table(root / EVAL_FOLDER / name / "test-00000-of-00001.parquet", map(_eval_record, rows), EVAL_SCHEMA)
+        if pairs:
+            _write_training(root / TRAIN_FOLDER / name, pairs)
+        sides += [side for query, candidates in rows for side in (query, *candidates)]
+        sides += [side for pair in pairs for side in pair]
+        facts[name] = {key: getattr(dataset, key) for key in ("meta_task", "distribution", "why")}
+        fewest = min(len(candidates) for _, candidates in rows)
+        facts[name] |= {"queries": len(rows), "fewest_candidates": fewest, "train_pairs": len(pairs)}
+    save_pictures(root, [side.picture for side in sides if side.picture], show_progress)
+    manifest = {"version": VERSION, "size": asdict(size), "datasets": facts, **checksums(root)}
     write_json(root / MANIFEST, manifest)
     return manifest
 
 
 def _eval_record(row: tuple[Side, list[Side]]) -> dict:
     query, candidates = row
-    return {
-        "qry_text": query.row_text,
-        "qry_img_path": query.picture.path if query.picture else "",
-        "tgt_text": [side.row_text for side in candidates],
-        "tgt_img_path": [side.picture.path if side.picture else "" for side in candidates],
-    }
+    texts, images = zip(*((side.row_text, side.image_path) for side in candidates), strict=True)
+    return {"qry_text": query.row_text, "qry_img_path": query.image_path, "tgt_text": texts, "tgt_img_path": images}
 
 
-def _train_record(pair: tuple[Side, Side]) -> dict:
-    query, target = pair
-    return {
-        "qry": query.row_text,
-        "qry_image_path": query.picture.path if query.picture else "",
-        "pos_text": target.row_text,
-        "pos_image_path": target.picture.path if target.picture else "",
-        "neg_text": "",
-        "neg_image_path": "",
-    }
-
-
-def _write_parquet(path: Path, records: Iterable[dict], schema: pa.Schema) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(list(records), schema), path, compression="none")  # no compressor's choices
+def _write_training(folder: Path, pairs: Sequence[tuple[Side, Side]]) -> None:
+    records = (
+        {"qry": q.row_text, "qry_image_path": q.image_path, "pos_text": t.row_text, "pos_image_path": t.image_path}
+        for q, t in pairs
+    )
+    write_table(folder / "original-00000-of-00001.parquet", records, TRAIN_SCHEMA)
+    truth = [{"query": meaning_record(q.meaning), "target": meaning_record(t.meaning)} for q, t in pairs]
+    (folder / TRUTH).write_text("".join(json.dumps(line) + "\n" for line in truth), encoding="utf-8")
 
 
 def checksums(root: Path) -> dict:
     """Digests of what is on disk: every table by itself, and all images together with their number."""
-    tables = sorted([*root.glob(f"{EVAL_FOLDER}/*/*"), *root.glob(f"{TRAIN_FOLDER}/*/*")])
-    images = sorted((root / "images").iterdir())
+    images = [[Path(name).name, digest] for name, digest in digests(root, "images/*").items()]
     return {
-        "tables": {path.relative_to(root).as_posix(): file_digest(path) for path in tables},
-        "images": {"count": len(images), "digest": fingerprint([[path.name, file_digest(path)] for path in images])},
+        "tables": digests(root, f"{EVAL_FOLDER}/*/*", f"{TRAIN_FOLDER}/*/*"),
+        "images": {"count": len(images), "digest": fingerprint(images)},
     }
 
 
@@ -196,20 +166,19 @@ def prepare(cache: Path, size: Size, is_fresh: bool = False, split: Split = "tes
         is_fresh: build again even if it is there.
         split: whose scenes are asked about.
     """
-    name = "mmeb-mini" if split == "test" else f"mmeb-mini-{split}"
-    root = cache / f"{name}-{fingerprint([VERSION, asdict(size), code_fingerprint(CODE)])}"
+    kind = "mmeb-mini" if split == "test" else f"mmeb-mini-{split}"
+    root = build_folder(cache, kind, "glyphworld.benchmark", VERSION, asdict(size))
     if is_fresh and root.exists():
         shutil.rmtree(root)
     return build_once(root, lambda partial: build(partial, size, split=split))
 
 
-def load(root: Path, names: Sequence[str] = (), limit: int = 0) -> tuple[dict[str, list[EvalRow]], dict[str, dict]]:
-    """Read the evaluation datasets of a build.
+def _manifest(root: Path) -> dict:
+    return read_json(root / MANIFEST, made_by="notebook 00_setup")
 
-    Args:
-        root: the build's folder.
-        names: datasets to read; none means all.
-        limit: at most this many rows of each; 0 means all.
+
+def load(root: Path, names: Sequence[str] = (), limit: int = 0) -> tuple[dict[str, list[EvalRow]], dict[str, dict]]:
+    """Read evaluation datasets of a build: those of `names` or else all, at most `limit` rows of each unless it is 0.
 
     Returns:
         Rows by dataset name, and facts by dataset name (meta_task, distribution, why, and counts).
@@ -217,31 +186,21 @@ def load(root: Path, names: Sequence[str] = (), limit: int = 0) -> tuple[dict[st
     Raises:
         ValueError: an unknown dataset.
     """
-    facts = read_json(root / MANIFEST, made_by="notebook 00_setup")["datasets"]
+    facts = _manifest(root)["datasets"]
     rows = {name: read_mmeb_eval(root / EVAL_FOLDER, name, root, limit) for name in names or facts}
     return rows, {name: facts[name] for name in rows}
 
 
 def training_facts(root: Path, names: Sequence[str] = ()) -> dict[str, dict]:
-    """Facts (meta_task, distribution, and counts) of the training subsets of a build.
-
-    Args:
-        root: the build's folder.
-        names: subsets; none means all.
+    """Facts (meta_task, distribution, and counts) of training subsets of a build: those of `names`, or else all.
 
     Raises:
         ValueError: an unknown subset, or a dataset without training pairs.
     """
-    facts = read_json(root / MANIFEST, made_by="notebook 00_setup")["datasets"]
-    known = {name: one for name, one in facts.items() if one["train_pairs"]}
+    known = {name: facts for name, facts in _manifest(root)["datasets"].items() if facts["train_pairs"]}
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"unknown training subset {unknown[0]!r}: choose among {', '.join(known)}")
     return {name: known[name] for name in names or known}
-
-
-def identity(root: Path) -> str:
-    """What a build is called in provenance: the digest of its manifest, which has the checksum of every file."""
-    return file_digest(root / MANIFEST)[:16]
 
 
 def check(root: Path) -> str:
@@ -256,8 +215,8 @@ def check(root: Path) -> str:
     if problems := verify(root):
         raise ValueError(f"{root} is damaged: {'; '.join(problems[:3])}. Build it again with --fresh")
     expected = json.loads(CHECKSUMS.read_text(encoding="utf-8"))
-    size = read_json(root / MANIFEST, made_by="notebook 00_setup")["size"]
-    known = next((one["identity"] for one in expected if one["size"] == size), None)
+    size = _manifest(root)["size"]
+    known = next((build["identity"] for build in expected if build["size"] == size), None)
     if known is None:
         return "every file agrees with the manifest; a build of this size has no checksum in the repository"
     if known != identity(root):
@@ -271,7 +230,7 @@ def check(root: Path) -> str:
 
 def verify(root: Path) -> list[str]:
     """Compare a build with its manifest; returns what differs, one line each, nothing if all is well."""
-    manifest, found = read_json(root / MANIFEST, made_by="notebook 00_setup"), checksums(root)
+    manifest, found = _manifest(root), checksums(root)
     names = sorted({*manifest["tables"], *found["tables"]})
     problems = [f"{n} differs" for n in names if manifest["tables"].get(n) != found["tables"].get(n)]
     if manifest["images"] != found["images"]:

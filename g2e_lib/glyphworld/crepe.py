@@ -6,8 +6,7 @@ but the picture (or the other caption) tells them apart.
 """
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -20,43 +19,29 @@ from g2e_lib.data.sugarcrepe import (
     read_sugarcrepe_pp,
     with_images,
 )
+from g2e_lib.glyphworld.builds import MANIFEST, build_folder, digests, identity, save_pictures  # noqa: F401
 from g2e_lib.glyphworld.datasets import Picture
-from g2e_lib.glyphworld.world.language import join_with_and, with_article
-from g2e_lib.glyphworld.world.scenes import RELATIONS, Claim, Relation, Scene, Split, Thing, sample_scene
+from g2e_lib.glyphworld.world.language import TEMPLATES, join_with_and, phrase
+from g2e_lib.glyphworld.world.scenes import RELATIONS, Relation, Scene, Split, Statement, Thing, sample_scene
 from g2e_lib.glyphworld.world.vocabulary import COLOURS, HELD_OUT, OBJECTS
-from g2e_lib.project.config import code_fingerprint, file_digest, fingerprint
+from g2e_lib.project.config import fingerprint
 from g2e_lib.project.store import build_once, write_json
 
 VERSION = 1  # raise when the content changes
-PLAIN, PLUS, MANIFEST = "sugarcrepe", "sugarcrepe_pp", "manifest.json"  # folders of the two, beside images/
-CODE = tuple(
-    f"glyphworld/{name}.py"
-    for name in ("crepe", "datasets", "world/language", "world/render", "world/scenes", "world/vocabulary")
-)
-TEMPLATES = ("{}", "a picture of {}", "there is {}", "an image with {}")
+PLAIN, PLUS = "sugarcrepe", "sugarcrepe_pp"  # folders of the two, beside images/
 OPPOSITE: dict[Relation, Relation] = dict(zip(RELATIONS, ("below", "above", "right of", "left of"), strict=True))
 
 
-@dataclass(frozen=True)
-class Statement:
-    """What a caption says: things in order, and how the first of two stands to the second."""
+def say(statement: Statement, template: str) -> str:
+    """The words for things in order, or for one thing, its relation to another, and that other.
 
-    things: tuple[Thing, ...]
-    relation: Relation | None = None
-
-    @property
-    def claim(self) -> Claim:
-        """The meaning."""
-        return Claim(self.things, relations=((0, self.relation, 1),) if self.relation else ())
-
-    def say(self, template: str) -> str:
-        """The words.
-
-        >>> Statement((Thing(None, "sun", "red"), Thing(None, "cat", None)), "above").say("there is {}")
-        'there is a red sun above a cat'
-        """
-        phrases = [with_article(f"{t.colour} {t.name}" if t.colour else t.name) for t in self.things]
-        return template.format(f" {self.relation} ".join(phrases) if self.relation else join_with_and(phrases))
+    >>> related = Statement((Thing(None, "sun", "red"), Thing(None, "cat", None)), relations=((0, "above", 1),))
+    >>> say(related, "there is {}")
+    'there is a red sun above a cat'
+    """
+    phrases = [phrase(t) for t in statement.things]
+    relation = next((relation for _, relation, _ in statement.relations), None)
+    return template.format(f" {relation} ".join(phrases) if relation else join_with_and(phrases))
 
 
 def _related(scene: Scene, rng: random.Random) -> Statement | None:
@@ -65,12 +50,12 @@ def _related(scene: Scene, rng: random.Random) -> Statement | None:
     if not pairs:
         return None
     first, relation, second = rng.choice(pairs)
-    return Statement((replace(first, place=None), replace(second, place=None)), relation)
+    return Statement((first.somewhere(), second.somewhere()), relations=((0, relation, 1),))
 
 
 def _listed(scene: Scene, rng: random.Random) -> Statement:
     """All things of the scene in some order."""
-    return Statement(tuple(replace(t, place=None) for t in rng.sample(scene.things, len(scene.things))))
+    return Statement(tuple(t.somewhere() for t in rng.sample(scene.things, len(scene.things))))
 
 
 def _with(statement: Statement, index: int, thing: Thing) -> Statement:
@@ -86,15 +71,8 @@ def _other_colour(thing: Thing, colour: str, rng: random.Random) -> str:
 
 
 def make_statements(subset: str, scene: Scene, rng: random.Random) -> tuple[Statement, Statement] | None:
-    """What is said of a scene, and what is falsely said instead; None if the scene does not lend itself to it.
-
-    Args:
-        subset: a name in SUGARCREPE.
-        scene: what the picture shows.
-        rng: source of randomness.
-    """
-    change, part = subset.split("_")
-    statement = _related(scene, rng) if part == "rel" or subset == "swap_obj" else _listed(scene, rng)
+    """What is said of a scene, and what is falsely said instead; None if the scene does not lend itself to `subset`."""
+    statement = _related(scene, rng) if subset in ("replace_rel", "swap_obj") else _listed(scene, rng)
     if statement is None or len(statement.things) < 2:
         return None
     index = rng.randrange(len(statement.things))
@@ -104,26 +82,30 @@ def make_statements(subset: str, scene: Scene, rng: random.Random) -> tuple[Stat
     if subset == "replace_att":
         return statement, _with(statement, index, replace(thing, colour=_other_colour(thing, thing.colour, rng)))
     if subset == "replace_rel":
-        return statement, replace(statement, relation=rng.choice([r for r in RELATIONS if r != statement.relation]))
+        ((first, relation, second),) = statement.relations
+        other = rng.choice([r for r in RELATIONS if r != relation])
+        return statement, replace(statement, relations=((first, other, second),))
     if subset == "swap_obj":
         return statement, replace(statement, things=statement.things[::-1])
     if subset == "swap_att":
-        other = rng.choice([i for i in range(len(statement.things)) if i != index])
-        colours = thing.colour, statement.things[other].colour
-        swapped = replace(thing, colour=colours[1]), replace(statement.things[other], colour=colours[0])
-        if colours[0] == colours[1] or any((t.name, t.colour) in HELD_OUT for t in swapped):
-            return None
-        return statement, _with(_with(statement, index, swapped[0]), other, swapped[1])
+        return _swapped_colours(statement, index, rng)
     if subset == "add_obj":
         added = Thing(None, _other_name(scene, thing, rng), None)
-        colour = _other_colour(added, "", rng)
+        added = replace(added, colour=_other_colour(added, "", rng))
         things = list(statement.things)
-        things.insert(rng.randrange(len(things) + 1), replace(added, colour=colour))
+        things.insert(rng.randrange(len(things) + 1), added)
         return statement, Statement(tuple(things))
-    bare = replace(thing, colour=None)  # add_att: a colour where none was said
-    return _with(statement, index, bare), _with(
-        statement, index, replace(bare, colour=_other_colour(thing, thing.colour, rng))
-    )
+    coloured = replace(thing, colour=_other_colour(thing, thing.colour, rng))  # add_att: a colour where none was said
+    return _with(statement, index, replace(thing, colour=None)), _with(statement, index, coloured)
+
+
+def _swapped_colours(statement: Statement, index: int, rng: random.Random) -> tuple[Statement, Statement] | None:
+    other = rng.choice([i for i in range(len(statement.things)) if i != index])
+    one, two = statement.things[index], statement.things[other]
+    swapped = replace(one, colour=two.colour), replace(two, colour=one.colour)
+    if one.colour == two.colour or any((t.name, t.colour) in HELD_OUT for t in swapped):
+        return None
+    return statement, _with(_with(statement, index, swapped[0]), other, swapped[1])
 
 
 def make_row(subset: str, scene: Scene, rng: random.Random) -> dict[str, str] | None:
@@ -135,22 +117,15 @@ def make_row(subset: str, scene: Scene, rng: random.Random) -> dict[str, str] | 
     if made is None:
         return None
     statement, negative = made
-    if not statement.claim.holds(scene) or negative.claim.holds(scene):  # such as a swap of two alike things
+    if not statement.holds(scene) or negative.holds(scene):  # such as a swap of two alike things
         return None
     first, second = rng.sample(TEMPLATES, 2)
-    turned = statement.things[::-1]
-    again = Statement(turned, OPPOSITE[statement.relation]) if statement.relation else Statement(turned)
-    return {"caption": statement.say(first), "caption2": again.say(second), "negative_caption": negative.say(first)}
+    turned = Statement(statement.things[::-1], relations=tuple((i, OPPOSITE[r], j) for i, r, j in statement.relations))
+    return {"caption": say(statement, first), "caption2": say(turned, second), "negative_caption": say(negative, first)}
 
 
 def make_rows(subset: str, count: int, split: Split) -> list[tuple[Scene, dict[str, str]]]:
-    """Distinct scenes with their captions.
-
-    Args:
-        subset: a name in SUGARCREPE.
-        count: how many.
-        split: whose scenes.
-    """
+    """`count` distinct scenes of a split with their captions, for a name in SUGARCREPE."""
     rng, found = random.Random(f"{subset} {split} {VERSION}"), {}
     while len(found) < count:
         scene = sample_scene(rng, split, count=rng.choice((2, 2, 3)))
@@ -161,47 +136,29 @@ def make_rows(subset: str, count: int, split: Split) -> list[tuple[Scene, dict[s
 
 
 def build_crepe(root: Path, rows: int = 300, split: Split = "test") -> None:
-    """Write both sets and their pictures: `sugarcrepe/`, `sugarcrepe_pp/`, `images/`, and a manifest of checksums.
-
-    Args:
-        root: receives the files.
-        rows: of each subset.
-        split: whose scenes.
-    """
-    (root / "images").mkdir(parents=True)
-    pictures: dict[str, Picture] = {}
+    """Write both sets, with `rows` of each subset: `sugarcrepe/`, `sugarcrepe_pp/`, `images/`, and a manifest."""
+    pictures: list[Picture] = []
     for subset in tqdm(SUGARCREPE, desc="SugarCrepe-mini", unit="subset"):
-        made = [(Picture(scene), captions) for scene, captions in make_rows(subset, rows, split)]
-        pictures |= {picture.path: picture for picture, _ in made}
-        names = [picture.path.removeprefix("images/") for picture, _ in made]
-        plain = {
-            str(i): {"filename": name, **{k: v for k, v in captions.items() if k != "caption2"}}
-            for i, (name, (_, captions)) in enumerate(zip(names, made, strict=True))
-        }
+        plain, plus = {}, []
+        for i, (scene, captions) in enumerate(make_rows(subset, rows, split)):
+            pictures.append(picture := Picture(scene))
+            whole = {"filename": picture.path.removeprefix("images/"), **captions}
+            plain[str(i)] = {key: value for key, value in whole.items() if key != "caption2"}
+            plus.append({"id": i, **whole})
         write_json(root / PLAIN / f"{subset}.json", plain)
         if subset in SUGARCREPE_PP:
-            plus = [{"id": i, "filename": n, **c} for i, (n, (_, c)) in enumerate(zip(names, made, strict=True))]
             write_json(root / PLUS / f"{subset}.json", plus)
-    for picture in pictures.values():
-        picture.save(root)
-    write_json(root / MANIFEST, {"version": VERSION, "rows": rows, "split": split, "files": _digests(root)})
-
-
-def _digests(root: Path) -> dict[str, str]:
-    tables: Sequence[Path] = sorted(root.glob("sugarcrepe*/*.json"))
-    images = fingerprint([[path.name, file_digest(path)] for path in sorted((root / "images").iterdir())])
-    return {**{path.relative_to(root).as_posix(): file_digest(path) for path in tables}, "images": images}
+    save_pictures(root, pictures)
+    tables = digests(root, "sugarcrepe*/*.json")
+    images = fingerprint([[Path(name).name, digest] for name, digest in digests(root, "images/*").items()])
+    files = {**tables, "images": images}
+    write_json(root / MANIFEST, {"version": VERSION, "rows": rows, "split": split, "files": files})
 
 
 def prepare_crepe(cache: Path, rows: int = 300, split: Split = "test") -> Path:
     """The folder of a build, made if it is not there; half-written builds are never seen."""
-    root = cache / f"sugarcrepe-mini-{fingerprint([VERSION, rows, split, code_fingerprint(CODE)])}"
+    root = build_folder(cache, "sugarcrepe-mini", "glyphworld.crepe", VERSION, rows, split)
     return build_once(root, lambda partial: build_crepe(partial, rows, split))
-
-
-def identity(root: Path) -> str:
-    """What a build is called in provenance: the digest of its manifest, which has the checksum of every file."""
-    return file_digest(root / MANIFEST)[:16]
 
 
 def load_crepe(root: Path) -> dict[str, dict[str, list[CrepeRow]]]:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from g2e_lib.data.mmeb import IMAGE_PLACEHOLDER
-from g2e_lib.glyphworld.world.language import Question, edits, long_caption, questions, short_caption
+from g2e_lib.glyphworld.world.language import Caption, edits, long_caption, questions, short_caption
 from g2e_lib.glyphworld.world.render import TILTED, Style, crop_cell, render
 from g2e_lib.glyphworld.world.scenes import RELATIONS, Label, Meaning, Scene, Split, Thing, sample_scene
 from g2e_lib.glyphworld.world.vocabulary import COLOURS, KIND_OF, KINDS, NUMBERS, OBJECTS, PLACES
 
 FAMILY_SIZE = 4
+PLAIN = Style()
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Picture:
 
     scene: Scene
     view: int = 0
-    style: Style = Style()
+    style: Style = PLAIN
     place: int | None = None
 
     @property
@@ -49,6 +50,11 @@ class Side:
     text: str
     picture: Picture | None
     meaning: Meaning
+
+    @property
+    def image_path(self) -> str:
+        """The file of the picture, or an empty text."""
+        return self.picture.path if self.picture else ""
 
     @property
     def row_text(self) -> str:
@@ -96,7 +102,7 @@ def _family(rng: random.Random, split: Split) -> list[Scene]:
     return family
 
 
-# --- the datasets: each function makes one (query, target) ---------------------------------------------------------
+# --- the datasets: each function draws one query with its target ---------------------------------------------------
 
 REPRESENT = "Represent the given image."
 CLASSIFY = "Represent the given image for classification"
@@ -111,72 +117,49 @@ SELECT_ANSWER = "Select the portion of the image that answers the question: {}"
 CROPPED = "Represent the given cropped image of the object."
 
 
-def object_name(rng: random.Random, world: World) -> Example:
-    """An image of one object, and its name."""
-    scene = sample_scene(rng, world.split, count=1)
-    name = scene.things[0].name
-    query = Side(f"{CLASSIFY} of its object.", world.picture(rng, scene), Label(name))
-    return query, Side(name, None, Label(name))
+def _single(asked: str, name: Callable[[Thing], str], style: Style = PLAIN, held_out: bool = False) -> Make:
+    """An image of one object, and its class; held-out combinations of object and colour belong to no split."""
 
+    def make(rng: random.Random, world: World) -> Example:
+        scene = sample_scene(rng, None if held_out else world.split, count=1, held_out=held_out)
+        label = Label(name(scene.things[0]))
+        picture = replace(world.picture(rng, scene), style=style)
+        return Side(f"{CLASSIFY} of {asked}.", picture, label), Side(label.text, None, label)
 
-def object_kind(rng: random.Random, world: World) -> Example:
-    """An image of one object, and its kind."""
-    scene = sample_scene(rng, world.split, count=1)
-    kind = KIND_OF[scene.things[0].name]
-    query = Side(f"{CLASSIFY} of its kind.", world.picture(rng, scene), Label(kind))
-    return query, Side(kind, None, Label(kind))
-
-
-def object_rotated(rng: random.Random, world: World) -> Example:
-    """ObjectName with tilted objects and noise."""
-    query, target, *_ = object_name(rng, world)
-    picture = replace(query.picture, style=Style(rotation=TILTED, noise=24))
-    return replace(query, picture=picture), target
-
-
-def coloured_object(rng: random.Random, world: World) -> Example:
-    """An image of one object in a colour it never has elsewhere, and colour with name."""
-    scene = sample_scene(rng, None, count=1, held_out=True)  # no split has ever trained on these
-    text = f"{scene.things[0].colour} {scene.things[0].name}"
-    query = Side(f"{CLASSIFY} of its colour and object.", world.picture(rng, scene), Label(text))
-    return query, Side(text, None, Label(text))
+    return make
 
 
 def _question(kind: str) -> Make:
+    """An image with a question of some kind, and its answer."""
+
     def make(rng: random.Random, world: World) -> Example:
         while True:
             scene = world.scene(rng)
             pool = [q for q in questions(scene, rng) if q.kind == kind]
             if pool:
-                return _answered(rng.choice(pool), world.picture(rng, scene))
+                question, picture = rng.choice(pool), world.picture(rng, scene)
+                answer = Label(question.answer)
+                return Side(ASK.format(question.text), picture, answer), Side(question.answer, None, answer)
 
     return make
-
-
-def _answered(question: Question, picture: Picture) -> Example:
-    answer = Label(question.answer)
-    return Side(ASK.format(question.text), picture, answer), Side(question.answer, None, answer)
 
 
 def caption_i2t(rng: random.Random, world: World) -> Example:
     """An image, and a short caption of it."""
     scene = world.scene(rng)
-    text, claim = short_caption(scene, rng)
-    return Side(DESCRIBE, world.picture(rng, scene), scene), Side(text, None, claim)
+    text, statement = short_caption(scene, rng)
+    return Side(DESCRIBE, world.picture(rng, scene), scene), Side(text, None, statement)
 
 
-def caption_t2i(rng: random.Random, world: World) -> Example:
-    """A short caption, and an image of it."""
-    scene = world.scene(rng)
-    text, claim = short_caption(scene, rng)
-    return Side(MATCH_CAPTION.format(text), None, claim), Side(REPRESENT, world.picture(rng, scene), scene)
+def _caption_t2i(caption: Caption) -> Make:
+    """A caption, and an image of it."""
 
+    def make(rng: random.Random, world: World) -> Example:
+        scene = world.scene(rng)
+        text, statement = caption(scene, rng)
+        return Side(MATCH_CAPTION.format(text), None, statement), Side(REPRESENT, world.picture(rng, scene), scene)
 
-def long_caption_t2i(rng: random.Random, world: World) -> Example:
-    """A long caption with places and background, and an image of it."""
-    scene = world.scene(rng)
-    text, claim = long_caption(scene, rng)
-    return Side(MATCH_CAPTION.format(text), None, claim), Side(REPRESENT, world.picture(rng, scene), scene)
+    return make
 
 
 def edited(rng: random.Random, world: World) -> Example:
@@ -196,52 +179,43 @@ def edited(rng: random.Random, world: World) -> Example:
 def captioned_scene(rng: random.Random, world: World) -> Example:
     """A short description, and an image that carries a caption of its own."""
     scene = world.scene(rng)
-    text, claim = short_caption(scene, rng)
+    text, statement = short_caption(scene, rng)
     caption, _ = long_caption(scene, rng)
     target = Side(CAPTIONED.format(caption), world.picture(rng, scene), scene)
-    return Side(FIND_CAPTIONED.format(text), None, claim), target
+    return Side(FIND_CAPTIONED.format(text), None, statement), target
 
 
-def _cropped(rng: random.Random, world: World, name: Callable[[Scene, Thing], str | None]) -> Example:
-    while True:
-        scene = world.scene(rng)
-        thing = rng.choice(scene.things)
-        text, crop = name(scene, thing), scene.crop(thing)
-        if text:
-            picture = world.picture(rng, scene)
-            target = Side(CROPPED, replace(picture, place=thing.place), crop)
-            return Side(text, picture, crop), target
+def _cropped(text: Callable[[random.Random, Scene, Thing], str | None]) -> Make:
+    """An image with a text that says which object, and the crop around it; no text passes an object over."""
+
+    def make(rng: random.Random, world: World) -> Example:
+        while True:
+            scene = world.scene(rng)
+            thing = rng.choice(scene.things)
+            if said := text(rng, scene, thing):
+                picture, crop = world.picture(rng, scene), scene.crop(thing)
+                return Side(said, picture, crop), Side(CROPPED, replace(picture, place=thing.place), crop)
+
+    return make
 
 
-def crop(rng: random.Random, world: World) -> Example:
-    """An image with an object's colour and name, and the crop around it."""
-    return _cropped(rng, world, lambda scene, thing: SELECT.format(f"the {thing.colour} {thing.name}."))
+def _by_name(_: random.Random, __: Scene, thing: Thing) -> str:
+    return SELECT.format(f"the {thing.colour} {thing.name}.")
 
 
-def crop_by_relation(rng: random.Random, world: World) -> Example:
-    """An image with a reference through another object, and the crop."""
-
-    def name(scene: Scene, thing: Thing) -> str | None:
-        anchors = [(r, o) for o in scene.things for r in RELATIONS if scene.related(o, r) == thing]
-        anchors = [(r, o) for r, o in anchors if len(scene.named(o.name)) == 1]
-        if not anchors:
-            return None
-        relation, other = rng.choice(anchors)
-        return SELECT.format(f"the object {relation} the {other.name}.")
-
-    return _cropped(rng, world, name)
+def _by_relation(rng: random.Random, scene: Scene, thing: Thing) -> str | None:
+    unique = [other for other in scene.things if len(scene.named(other.name)) == 1]
+    anchors = [(r, other) for other in unique for r in RELATIONS if scene.related(other, r) == thing]
+    if not anchors:
+        return None
+    relation, other = rng.choice(anchors)
+    return SELECT.format(f"the object {relation} the {other.name}.")
 
 
-def crop_by_kind(rng: random.Random, world: World) -> Example:
-    """An image with a question for the object of a kind, and the crop."""
-
-    def name(scene: Scene, thing: Thing) -> str | None:
-        kind = KIND_OF[thing.name]
-        if sum(KIND_OF[t.name] == kind for t in scene.things) > 1:
-            return None
-        return SELECT_ANSWER.format(f"which object is a kind of {kind}?")
-
-    return _cropped(rng, world, name)
+def _by_kind(_: random.Random, scene: Scene, thing: Thing) -> str | None:
+    kind = KIND_OF[thing.name]
+    is_only = sum(KIND_OF[t.name] == kind for t in scene.things) == 1
+    return SELECT_ANSWER.format(f"which object is a kind of {kind}?") if is_only else None
 
 
 @dataclass(frozen=True)
@@ -266,6 +240,13 @@ class Dataset:
 
 # No kinds: "planet" would be a second right answer to a question for mars.
 ANSWERS = (*OBJECTS, *COLOURS, *NUMBERS, *PLACES, "nothing", "yes", "no")
+object_name = _single("its object", lambda thing: thing.name)
+object_kind = _single("its kind", lambda thing: KIND_OF[thing.name])
+object_rotated = _single("its object", lambda thing: thing.name, Style(rotation=TILTED, noise=24))
+coloured_object = _single("its colour and object", lambda thing: f"{thing.colour} {thing.name}", held_out=True)
+ROTATED = "tilted and noisy drawings, never trained on"
+COLOURED = "object-colour combinations and two-word labels that occur in no training data"
+LONG = "captions with places, count and background, three times as long as trained ones"
 COLOURED_NAMES = tuple(f"{colour} {name}" for colour in COLOURS for name in OBJECTS)
 
 DATASETS = {
@@ -273,39 +254,19 @@ DATASETS = {
     for d in (
         Dataset("ObjectName", "classification", "IND", "plain drawings, training classes", object_name, OBJECTS),
         Dataset("ObjectKind", "classification", "IND", "plain drawings, training classes", object_kind, tuple(KINDS)),
-        Dataset(
-            "ObjectRotated",
-            "classification",
-            "OOD",
-            "tilted and noisy drawings, never trained on",
-            object_rotated,
-            OBJECTS,
-        ),
-        Dataset(
-            "ColouredObject",
-            "classification",
-            "OOD",
-            "object-colour combinations and two-word labels that occur in no training data",
-            coloured_object,
-            COLOURED_NAMES,
-        ),
+        Dataset("ObjectRotated", "classification", "OOD", ROTATED, object_rotated, OBJECTS),
+        Dataset("ColouredObject", "classification", "OOD", COLOURED, coloured_object, COLOURED_NAMES),
         Dataset("ColourQA", "vqa", "IND", "trained question type", _question("colour"), ANSWERS),
         Dataset("PlaceQA", "vqa", "IND", "trained question type", _question("at place"), ANSWERS),
         Dataset("CountQA", "vqa", "IND", "trained question type", _question("count"), ANSWERS),
         Dataset("RelationQA", "vqa", "OOD", "question type without training pairs", _question("relation"), ANSWERS),
         Dataset("CaptionI2T", "retrieval", "IND", "short captions", caption_i2t),
-        Dataset("CaptionT2I", "retrieval", "IND", "short captions", caption_t2i),
+        Dataset("CaptionT2I", "retrieval", "IND", "short captions", _caption_t2i(short_caption)),
         Dataset("Edited", "retrieval", "IND", "trained kinds of change", edited),
-        Dataset(
-            "LongCaptionT2I",
-            "retrieval",
-            "OOD",
-            "captions with places, count and background, three times as long as trained ones",
-            long_caption_t2i,
-        ),
+        Dataset("LongCaptionT2I", "retrieval", "OOD", LONG, _caption_t2i(long_caption)),
         Dataset("CaptionedScene", "retrieval", "OOD", "targets with image and text, never trained on", captioned_scene),
-        Dataset("Crop", "grounding", "IND", "objects named directly", crop),
-        Dataset("CropByRelation", "grounding", "OOD", "reference through another object", crop_by_relation),
-        Dataset("CropByKind", "grounding", "OOD", "reference by a question for a kind", crop_by_kind),
+        Dataset("Crop", "grounding", "IND", "objects named directly", _cropped(_by_name)),
+        Dataset("CropByRelation", "grounding", "OOD", "reference through another object", _cropped(_by_relation)),
+        Dataset("CropByKind", "grounding", "OOD", "reference by a question for a kind", _cropped(_by_kind)),
     )
 }

@@ -19,15 +19,10 @@ from g2e_lib.embedder import default_device
 from g2e_lib.evaluation.statistics import estimate
 from g2e_lib.glyphworld.sentences import paraphrases
 from g2e_lib.gradcache import TEMPERATURE
-from g2e_lib.project.config import EMBEDDED_MODELS, code_fingerprint, fingerprint
+from g2e_lib.project.config import EMBEDDED_MODELS, fingerprint
+from g2e_lib.project.fingerprint import code_fingerprint
 from g2e_lib.project.store import Store, build_once
 
-CODE = (
-    *(
-        f"glyphworld/{n}.py"
-        for n in ("world/language", "world/scenes", "sentences", "text_teacher", "world/vocabulary")
-    ),
-)
 EMBEDDED = "glyphworld"  # the name of this teacher
 MAX_LENGTH = 128  # tokens; long captions have about 90
 
@@ -114,7 +109,7 @@ def train_teacher(folder: Path, size: TeacherSize) -> None:
 
 def prepare_teacher(cache: Path, size: TeacherSize) -> Path:
     """The folder of a teacher, trained if it is not there."""
-    name = fingerprint([asdict(size), code_fingerprint(CODE)])
+    name = fingerprint([asdict(size), code_fingerprint("glyphworld.text_teacher")])
     return build_once(cache / f"text-teacher-{name}", lambda partial: train_teacher(partial, size))
 
 

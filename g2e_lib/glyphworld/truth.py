@@ -5,7 +5,8 @@ from pathlib import Path
 
 from g2e_lib.glyphworld.benchmark import TRAIN_FOLDER, TRUTH
 from g2e_lib.glyphworld.world.scenes import Meaning, matches, meaning_from_record
-from g2e_lib.project.config import file_digest
+from g2e_lib.project.config import file_digest, fingerprint
+from g2e_lib.project.fingerprint import code_fingerprint
 
 
 class Judge:
@@ -23,16 +24,22 @@ class Judge:
         path = root / TRAIN_FOLDER / subset / TRUTH
         if not path.is_file():
             raise ValueError(f"{path} does not exist: only GlyphWorld's training subsets have a recorded truth")
-        self.identity = file_digest(path)
+        self.identity = fingerprint([file_digest(path), code_fingerprint("glyphworld.truth")])
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         self.queries, self.targets = (
             [meaning_from_record(one[side]) for one in records] for side in ("query", "target")
         )
         self._known: dict[tuple[Meaning, Meaning], bool] = {}
 
-    def is_right(self, query: int, other: int) -> bool:
-        """Whether the positive of row `other` is also a right answer to the query of row `query`."""
-        pair = self.queries[query], self.targets[other]
+    def is_right(self, query: int, other: int, of: "Judge | None" = None) -> bool:
+        """Whether the positive of row `other` of the subset that `of` judges is also right for row `query` here.
+
+        Args:
+            query: a row of this subset.
+            other: a row of the other one.
+            of: None is this subset itself.
+        """
+        pair = self.queries[query], (of or self).targets[other]
         if pair not in self._known:
             self._known[pair] = matches(*pair)
         return self._known[pair]

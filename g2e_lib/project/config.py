@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,16 @@ BENCHMARKS = ROOT / "benchmarks"  # scripts that measure speed and memory, and w
 CACHE = Path(os.environ.get("G2E_CACHE", ROOT / "cache")).resolve()
 DATA = CACHE / "mmeb"  # the papers' own data, where a profile asks for them
 
-# run_all.sh lets a run write to a staging folder, which replaces the profile's own only if everything succeeds.
+# run_all.sh lets a run write to a staging folder, which replaces the run's own only if everything succeeds.
 RESULTS_VARIABLE, FIGURES_VARIABLE = "G2E_RESULTS", "G2E_FIGURES"
 
 # Short names of models that ship with the package.
 EMBEDDED_MODELS = {"glyphworld-base": PACKAGE / "glyphworld" / "base_model"}
+
+
+def notebook_stems() -> list[str]:
+    """The numbered notebooks in order, by file stem."""
+    return sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
 
 def profile_names() -> list[str]:
@@ -37,26 +42,73 @@ def profile_names() -> list[str]:
     return sorted(path.stem for path in PROFILES.glob("*.yaml"))
 
 
-def load_profile(name: str) -> dict[str, dict[str, Any]]:
-    """Read a profile: for each notebook (file stem) the parameters that differ from the notebook's defaults.
+def load_profile(name: str, known: Mapping[str, Collection[str]] | None = None) -> dict[str, dict[str, Any]]:
+    """Read a profile: for each notebook it runs (file stem) the settings that it chooses.
+
+    A profile's file may say `extends:` (whose values lie below its own), `common:` (settings of every notebook that
+    knows them), `notebooks:` (which ones it runs, else all) and, under a notebook's name, what is that one's alone.
+
+    Args:
+        name: of a profile.
+        known: for each notebook the names of its settings; without it, common ones go to every notebook.
 
     Raises:
-        ValueError: there is no such profile.
+        ValueError: there is no such profile, or it names a notebook or a setting that does not exist.
     """
+    settings, stems = _resolve(name, known, ())
+    return {stem: settings[stem] for stem in stems}
+
+
+def _resolve(
+    name: str, known: Mapping[str, Collection[str]] | None, extending: tuple[str, ...]
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """A profile's settings of every notebook, and the notebooks it runs."""
+    if name in extending:
+        raise ValueError(f"profile {name!r} extends itself through {', '.join(extending)}: break the circle")
+    content = _read_profile(name)
+    all_stems = notebook_stems()
+    parent, common = content.pop("extends", None), content.pop("common", None) or {}
+    below, stems = _resolve(parent, known, (*extending, name)) if parent else ({}, all_stems)
+    stems = content.pop("notebooks", stems)
+    if unknown := {*content, *stems} - {*all_stems}:
+        raise ValueError(f"profile {name!r} names {sorted(unknown)}, which are no notebooks: there are {all_stems}")
+    settings = {}
+    for stem in all_stems:
+        fitting = {key: value for key, value in common.items() if known is None or key in known.get(stem, ())}
+        settings[stem] = below.get(stem, {}) | fitting | (content.get(stem) or {})
+    if known is not None:
+        _check_names(name, common, settings, known)
+    return settings, stems
+
+
+def _read_profile(name: str) -> dict[str, Any]:
     path = PROFILES / f"{name}.yaml"
     if not path.is_file():
         raise ValueError(f"unknown profile {name!r}: choose one of {', '.join(profile_names())}")
-    return {notebook: dict(values or {}) for notebook, values in yaml.safe_load(path.read_text()).items()}
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
 
 
-def results_folder(profile: str) -> Path:
-    """Where the results of a profile go."""
-    return Path(os.environ.get(RESULTS_VARIABLE, RESULTS / profile))
+def _check_names(
+    profile: str,
+    common: Mapping[str, Any],
+    settings: Mapping[str, Mapping[str, Any]],
+    known: Mapping[str, Collection[str]],
+) -> None:
+    """Refuse a misspelt setting, which would change nothing without a word."""
+    wrong = {f"common: {key}" for key in common if not any(key in names for names in known.values())}
+    wrong |= {f"{stem}: {key}" for stem, values in settings.items() for key in values if key not in known.get(stem, ())}
+    if wrong:
+        raise ValueError(f"profile {profile!r} has settings that no notebook knows: {', '.join(sorted(wrong))}")
 
 
-def figures_folder(profile: str) -> Path:
-    """Where the figures of a profile go."""
-    return Path(os.environ.get(FIGURES_VARIABLE, FIGURES / profile))
+def results_folder(run: str) -> Path:
+    """Where the results of a run go."""
+    return Path(os.environ.get(RESULTS_VARIABLE) or RESULTS / run)
+
+
+def figures_folder(run: str) -> Path:
+    """Where the figures of a run go."""
+    return Path(os.environ.get(FIGURES_VARIABLE) or FIGURES / run)
 
 
 def resolve_model(name_or_path: str | Path) -> str:
@@ -91,15 +143,6 @@ def file_digest(path: Path) -> str:
 def _digest(path: str, *_: int) -> str:
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def code_fingerprint(files: Iterable[str]) -> str:
-    """A short hash of source files of this package, so that changed code never meets results of the old.
-
-    Args:
-        files: paths relative to the package, such as "embedder.py".
-    """
-    return fingerprint({name: file_digest(PACKAGE / name) for name in files})
 
 
 def git_commit() -> str:

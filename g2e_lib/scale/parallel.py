@@ -15,10 +15,10 @@ from torch import distributed
 from g2e_lib.data.items import Item, item_digests, unique
 from g2e_lib.data.subsets import Subset
 from g2e_lib.embedder import Embedder, embedding_shards
+from g2e_lib.miners import Miner
 from g2e_lib.mining import mine_subset
 from g2e_lib.project.store import Store
 from g2e_lib.prompts import Role
-from g2e_lib.saha import Miner
 
 PATIENCE = timedelta(hours=12)  # processes wait for the slowest one
 

@@ -2,7 +2,7 @@ import numpy as np
 
 from g2e_lib.data.items import Item, Pair, unique
 from g2e_lib.data.subsets import Subset
-from g2e_lib.evaluation.annotated import AnnotatedJudge
+from g2e_lib.evaluation.negatives import AnnotatedJudge
 
 
 def subset_of(*pairs):

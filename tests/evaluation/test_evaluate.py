@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from g2e_lib.data.items import EvalRow, Item
-from g2e_lib.evaluation import gap, scores, statistics
+from g2e_lib.evaluation import gap, scores
+from g2e_lib.evaluation.compare import compare, write_answers
 from g2e_lib.evaluation.gap import modality_gap, project
 from g2e_lib.evaluation.scores import hit_at_one
 from g2e_lib.evaluation.statistics import (
@@ -10,9 +11,10 @@ from g2e_lib.evaluation.statistics import (
     difference_of_ratios,
     estimate,
     estimate_ratio,
+    group_names,
     paired_difference,
-    summarize,
 )
+from g2e_lib.project.bootstrap import resampled_means
 from g2e_lib.project.store import Store
 
 
@@ -55,7 +57,7 @@ def test_interval_has_the_width_statistics_predicts():
 
 def test_resampling_equals_drawing_queries_one_by_one():
     values = np.array([-1.0, 0, 0, 1, 1, 1, 0.5])
-    ours = statistics._resampled_means(values, np.random.default_rng(0))
+    ours = resampled_means(values, np.random.default_rng(0))
     rng = np.random.default_rng(1)
     plain = np.array([rng.choice(values, len(values)).mean() for _ in range(4000)])
     np.testing.assert_allclose(np.quantile(ours, [0.1, 0.5, 0.9]), np.quantile(plain, [0.1, 0.5, 0.9]), atol=0.06)
@@ -96,10 +98,13 @@ INFO = {
 
 def test_groups_by_hand():
     right = {"A": np.array([1, 1, 0, 0]), "B": np.array([1, 0, 0, 0]), "C": np.array([1, 1, 1, 1])}
-    values = {group: one["value"] for group, one in summarize(right, INFO).items()}
+    other = {"A": np.zeros(4), "B": np.ones(4), "C": np.ones(4)}
+    text = {name: [{"right": write_answers(by_dataset)}] for name, by_dataset in (("a", right), ("b", other))}
+    found = compare(text, group_names(INFO), ["b", "absent"], against_all=True)
+    values = {group: found["value"] for group, found in found["methods"]["a"]["groups"].items()}
     assert values == {"vqa": 37.5, "grounding": 100.0, "IND": 75.0, "OOD": 25.0, "overall": pytest.approx(58.3333)}
-    differences = summarize(right, INFO, baseline={"A": np.zeros(4), "B": np.ones(4), "C": np.ones(4)})
-    assert differences["vqa"]["value"] == pytest.approx((50 - 75) / 2)
+    assert list(found["differences"]) == ["b"]
+    assert found["differences"]["b"]["a"]["vqa"]["value"] == pytest.approx((50 - 75) / 2)
 
 
 class FakeEmbedder:
@@ -170,7 +175,7 @@ def test_score_prompts(tmp_path):
         "n": 6,
         "chance": pytest.approx(16.6667),
     }
-    assert metrics["prompts"]["user"]["right"] == {"A": "111111", "C": "111111"}
+    assert metrics["prompts"]["user"]["right"] == {"A": ["111111"], "C": ["111111"]}
     assert metrics["prompts"]["none"]["groups"]["overall"] == vars(Estimate(100.0, 100.0, 100.0, 12))
     assert set(metrics["differences"]) == {"none", "hierarchical"}
     assert set(metrics["differences"]["hierarchical"]) == {"none", "user"}

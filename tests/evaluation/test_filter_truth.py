@@ -5,8 +5,7 @@ import random
 import numpy as np
 
 from g2e_lib.data.subsets import load_subsets
-from g2e_lib.evaluation.annotated import AnnotatedJudge
-from g2e_lib.experiments.filter_truth import judge_filter, right_answers
+from g2e_lib.evaluation.negatives import AnnotatedJudge, judge_filter, right_answers
 from g2e_lib.glyphworld.truth import Judge
 from g2e_lib.glyphworld.world.scenes import matches
 from g2e_lib.mining import embed_subset
@@ -16,9 +15,9 @@ from g2e_lib.project.store import Store
 def test_rates_equal_a_slow_count(small_build, embedder, tmp_path):
     store, names = Store(tmp_path), ["CaptionI2T", "ObjectKind"]
     subsets = load_subsets(small_build / "train", names)
-    found = judge_filter(small_build, embedder, subsets, [0.05, 2.0], 4, (3, 16), store)
-    rows, rng = [(i, row) for i, s in enumerate(subsets) for row in range(len(s.pairs))], random.Random("filter 0")
     judges = [Judge(small_build, name) for name in names]
+    found = judge_filter(embedder, subsets, judges, [0.05, 2.0], 4, (3, 16), store)
+    rows, rng = [(i, row) for i, s in enumerate(subsets) for row in range(len(s.pairs))], random.Random("filter 0")
     embedded = [embed_subset(embedder, subset, store) for subset in subsets]
     counts = {0.05: [0, 0], 2.0: [0, 0]}
     for _ in range(3):

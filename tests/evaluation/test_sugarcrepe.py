@@ -16,9 +16,9 @@ from g2e_lib.data.sugarcrepe import (
     with_images,
 )
 from g2e_lib.evaluation.sugarcrepe import (
-    compare_methods,
+    compare_models,
     evaluate_sugarcrepe,
-    group_scores,
+    group_subsets,
     save_gallery,
     score_rows,
     worst_rows,
@@ -83,8 +83,7 @@ def test_ties_are_wrong():
 
 
 def test_groups_are_those_of_the_papers():
-    scores = {name: {"image": np.array([True])} for name in SUGARCREPE}
-    groups = group_scores(scores, "image")
+    groups = group_subsets(SUGARCREPE)
     assert {name: len(members) for name, members in groups.items()} == {"replace": 3, "swap": 2, "add": 2, "mean": 7}
 
 
@@ -122,7 +121,7 @@ def test_methods_are_compared_row_by_row(rows, embedder, tmp_path):
     plain = [CrepeRow(row.image, row.captions[:1], row.negative) for row in rows]
     sets = {"sugarcrepe": {"swap_obj": plain, "add_obj": plain[:2]}, "sugarcrepe_pp": {"swap_obj": rows}}
     made = {name: (lambda n=name: embedder.with_prompt(n)) for name in ("none", "system")}
-    metrics, scores = compare_methods(made, sets, ["none"], Store(tmp_path))
+    metrics, scores = compare_models(made, sets, ["none"], Store(tmp_path))
     assert {name: list(kinds) for name, kinds in metrics["sets"].items()} == {
         "sugarcrepe": ["image"],
         "sugarcrepe_pp": ["image", "text"],

@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 
 from g2e_lib.data.subsets import load_subsets
-from g2e_lib.experiments import negatives
+from g2e_lib.evaluation import negatives
 from g2e_lib.glyphworld import benchmark, truth
 from g2e_lib.glyphworld.world.scenes import matches
+from g2e_lib.miners import Miner
 from g2e_lib.project.store import Store
-from g2e_lib.saha import Miner
 
 
 def test_every_positive_is_right(small_build):
@@ -49,20 +49,22 @@ def test_miners_are_compared(small_build, embedder, tmp_path):
     facts, store = benchmark.training_facts(small_build, names), Store(tmp_path)
     subsets = load_subsets(small_build / "train", names)
     miners = [Miner("random", 3), Miner("topk", 3), Miner("saha", 3)]
-    result = negatives.compare_miners(small_build, embedder, subsets, facts, miners, store)
+    judges = {name: truth.Judge(small_build, name) for name in names}
+    result = negatives.compare_miners(embedder, subsets, facts, judges, miners, store)
     assert set(result["miners"]) == {"random", "topk", "saha"}
     assert result["groups"][negatives.REPEATED] == ["ObjectName"]
     assert result["miners"]["topk"]["hardness"] > result["miners"]["random"]["hardness"]
     saha = result["miners"]["saha"]["groups"]["all"]["trained"]["value"]
     topk = result["miners"]["topk"]["groups"]["all"]["trained"]["value"]
     assert result["differences"]["topk"]["all"]["value"] == pytest.approx(topk - saha, abs=1e-3)
-    assert negatives.compare_miners(small_build, embedder, subsets, facts, miners, store) == result
+    assert negatives.compare_miners(embedder, subsets, facts, judges, miners, store) == result
 
 
 def test_explanation_tells_the_truth(small_build, embedder, tmp_path):
     (subset,) = load_subsets(small_build / "train", ["CaptionT2I"])
     store, results = Store(tmp_path / "store"), tmp_path / "results"
-    explained = negatives.explain_anchor(small_build, embedder, subset, 0, Miner("saha", 3, 2), store, results)
+    judge = truth.Judge(small_build, "CaptionT2I")
+    explained = negatives.explain_anchor(embedder, subset, judge, 0, 3, 2, store, results)
     anchor, steps = explained["anchor"], explained["steps"]
     assert anchor["text"] == subset.pairs[0].query.text
     own = [step for step in steps if step["fate"] == "own positive"]

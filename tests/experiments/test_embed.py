@@ -4,14 +4,14 @@ import pytest
 
 from g2e_lib.data.subsets import load_subsets
 from g2e_lib.embedder import Embedder
-from g2e_lib.evaluation import scores
+from g2e_lib.evaluation import negatives, scores
 from g2e_lib.experiments import benchmarks as worlds
-from g2e_lib.experiments import embed, negatives
+from g2e_lib.experiments import embed
+from g2e_lib.experiments.settings import MiningSettings
 from g2e_lib.glyphworld import benchmark
+from g2e_lib.miners import Miner
 from g2e_lib.project import config
-from g2e_lib.project import runner as run
 from g2e_lib.project.store import Store, write_json
-from g2e_lib.saha import Miner
 
 SMALL = benchmark.Size(queries=12, pairs=30, candidates=10, families=20)
 ZERO_SHOT = ["-p", "prompts", "[none, hierarchical, unime]", "-p", "datasets", "[Crop, ColourQA]", "-p", "limit", "5"]
@@ -37,8 +37,9 @@ def test_the_notebooks_find_everything_done(prepared, monkeypatch, capsys):
     rows, facts = bench.load(["Crop", "ColourQA"], 5)
     scores.score_prompts(embedder, ["none", "hierarchical", "unime"], rows, facts, cache)
     subsets = load_subsets(bench.root / "train", ["Crop", "ColourQA"])
-    miners = [Miner(name, 3, 3) for name in run.parameter_defaults(run.select_notebooks(None, "02")[0])["miners"]]
-    negatives.compare_miners(bench.root, embedder, subsets, bench.training_facts(["Crop", "ColourQA"]), miners, cache)
+    miners = [Miner(name, 3, 3) for name in MiningSettings().miners]
+    facts, judges = bench.training_facts(["Crop", "ColourQA"]), {subset.name: bench.judge(subset) for subset in subsets}
+    negatives.compare_miners(embedder, subsets, facts, judges, miners, cache)
 
 
 def test_out_of_memory_is_a_sentence(prepared, monkeypatch, capsys):
@@ -53,7 +54,7 @@ def test_out_of_memory_is_a_sentence(prepared, monkeypatch, capsys):
 def test_errors_are_sentences(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(config, "RESULTS", tmp_path)
     assert embed.main(["mini"]) == 2
-    assert "setup.json does not exist: run notebook 00_setup first" in capsys.readouterr().err
+    assert "setup.json does not exist: run" in capsys.readouterr().err
     assert embed.main(["huge"]) == 2
     assert "unknown profile 'huge'" in capsys.readouterr().err
     assert embed.main(["mini", "-p", "colour", "red"]) == 2

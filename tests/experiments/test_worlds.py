@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,6 +19,12 @@ FEW = Selection(datasets=("ImageNet-1K", "CIRR", "MSCOCO_i2t"), subsets=("ImageN
 SMALL = benchmark.Size(queries=12, pairs=30, candidates=10, families=20)
 
 
+def reopened(bench):
+    """What the other notebooks see of it."""
+    setup = json.loads(json.dumps({"benchmark": bench.settings}))
+    return open_benchmark(SimpleNamespace(metrics=lambda name: setup))
+
+
 @pytest.fixture
 def data(hub, tmp_path, monkeypatch):
     """A data folder with a few subsets, downloaded."""
@@ -29,7 +36,7 @@ def data(hub, tmp_path, monkeypatch):
 def test_the_real_world_survives_its_settings(data):
     bench, status = prepare_benchmark("mmeb", SMALL, FEW)
     assert "0 of them skipped" in status
-    again = open_benchmark(json.loads(json.dumps(bench.settings)))
+    again = reopened(bench)
     assert isinstance(again, MmebBenchmark)
     assert again.identity() == bench.identity()
     rows, facts = again.load()
@@ -58,7 +65,7 @@ def test_training_subsets_keep_mmebs_spelling_and_know_their_task(data):
 def test_the_embedded_world_is_as_before(tmp_path, monkeypatch):
     monkeypatch.setattr(config, "CACHE", tmp_path)
     bench, status = prepare_benchmark("glyphworld", SMALL, FEW)
-    again = open_benchmark(json.loads(json.dumps(bench.settings)))
+    again = reopened(bench)
     assert again == bench
     assert bench.identity() == benchmark.identity(bench.root)
     assert bench.load(["Crop"], 3) == benchmark.load(bench.root, ["Crop"], 3)

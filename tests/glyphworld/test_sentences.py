@@ -44,14 +44,14 @@ def test_a_caption_is_true_of_one_picture_only(style):
     assert len({text for _, text in found}) == 60
     rng = random.Random(f"retrieval {style} validation 1")
 
-    claims = {}  # the same draws again, with their claims
-    while len(claims) < 60:
+    statements = {}  # the same draws again, with their statements
+    while len(statements) < 60:
         scene = sample_scene(rng, "validation")
-        text, claim = CAPTIONS[style](scene, rng)
+        text, statement = CAPTIONS[style](scene, rng)
         if (scene, text) in found:
-            claims[text] = claim
-    for text, claim in claims.items():
-        assert [other for other, said in found if claim.holds(other)] == [dict((t, s) for s, t in found)[text]]
+            statements[text] = statement
+    for text, statement in statements.items():
+        assert [other for other, said in found if statement.holds(other)] == [dict((t, s) for s, t in found)[text]]
 
 
 def test_retrieval_asks_both_ways_among_all(tmp_path):

@@ -5,35 +5,39 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import SMALL
 from safetensors.torch import load_file
 
-from g2e_lib.experiments.study import Arm, Laboratory
-from g2e_lib.glyphworld import benchmark
+from g2e_lib.experiments.benchmarks import GlyphBenchmark
+from g2e_lib.experiments.settings import TrainingSettings
+from g2e_lib.experiments.study import Method, Study
 from g2e_lib.project import config
+from g2e_lib.project.results import Results
 from g2e_lib.project.tracking import read_log
 from g2e_lib.scale import launching
 from g2e_lib.scale.launching import train_launched
 from g2e_lib.train_config import TrainConfig, read_config
 
-COMMON = {"steps": 2, "pairs_per_step": 6, "chunk_size": 4, "learning_rate": 1e-3, "warmup_steps": 0}
-ARM = Arm("in-batch")
+FEW = TrainingSettings(steps=2, pairs_per_step=6, chunk_size=4, warmup_steps=0, subsets=["ObjectName", "Crop"])
+METHOD = Method("in_batch")
 
 
 @pytest.fixture
-def laboratory(small_build, tmp_path):
-    """A laboratory of a name; `launch` and other settings of training may be given."""
-    trained = benchmark.training_facts(small_build, ["ObjectName", "Crop"])
+def study(small_build, tmp_path, monkeypatch):
+    """A study with a cache of its own; `launch` and other settings of training may be given."""
+    bench = GlyphBenchmark(SMALL, small_build)
 
-    def make(name, launch="", **common):
-        return Laboratory(small_build / "train", trained, {}, {}, tmp_path / name, COMMON | common, launch=launch)
+    def make(name, launch="", **settings):
+        monkeypatch.setattr(config, "CACHE", tmp_path / name)
+        return Study(Results("mini"), bench, replace(FEW, launch=launch, **settings))
 
     return make
 
 
-def test_two_processes_train_what_a_notebook_would(laboratory, tmp_path, capfd):
-    adapters = [load_file(laboratory("here").train(ARM) / "adapter_model.safetensors")]
+def test_two_processes_train_what_a_notebook_would(study, tmp_path, capfd):
+    adapters = [load_file(study("here").train(METHOD) / "adapter_model.safetensors")]
     capfd.readouterr()
-    adapters += [load_file(laboratory("there", "launch/cpu.yaml").train(ARM) / "adapter_model.safetensors")]
+    adapters += [load_file(study("there", "launch/cpu.yaml").train(METHOD) / "adapter_model.safetensors")]
     assert "train: 100%" in capfd.readouterr().err  # its bar is shown here
     assert adapters[0].keys() == adapters[1].keys()
     for name, value in adapters[0].items():
@@ -46,17 +50,17 @@ def test_two_processes_train_what_a_notebook_would(laboratory, tmp_path, capfd):
     assert read_config(settings).folder == str(settings.with_suffix(""))
 
 
-def test_a_laboratory_reports_to_whom_it_is_told(laboratory, tmp_path):
-    quiet, loud = laboratory("a"), laboratory("b", report_to="tensorboard")
-    folders = [one.train(ARM).parent for one in (quiet, loud)]
+def test_a_study_reports_to_whom_it_is_told(study, tmp_path):
+    quiet, loud = study("a"), study("b", report_to="tensorboard")
+    folders = [one.train(METHOD).parent for one in (quiet, loud)]
     assert folders[0].name == folders[1].name
     assert [(folder / "tensorboard").exists() for folder in folders] == [False, True]
     assert [len(read_log(folder)) for folder in folders] == [2, 2]
 
 
-def test_a_configuration_that_does_not_exist(laboratory):
+def test_a_configuration_that_does_not_exist(study):
     with pytest.raises(ValueError, match=r"launch 'none.yaml' is no file .*: choose launch/cpu.yaml, launch/fsdp.yaml"):
-        laboratory("here", "none.yaml")
+        study("here", "none.yaml")
 
 
 @pytest.fixture

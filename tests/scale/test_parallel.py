@@ -17,7 +17,7 @@ from g2e_lib import embedder as embedding
 from g2e_lib.embedder import Embedder
 from g2e_lib.glyphworld import benchmark
 from g2e_lib.data.subsets import load_subsets
-from g2e_lib.saha import Miner
+from g2e_lib.miners import Miner
 from g2e_lib.scale import parallel
 from g2e_lib.project.store import Store
 embedding.SHARD = 7

@@ -20,11 +20,9 @@ from g2e_lib.glyphworld.pretraining.batches import IGNORED, batches, forward
 from g2e_lib.glyphworld.pretraining.corpus import Conversation
 from g2e_lib.glyphworld.world.language import long_caption, questions
 from g2e_lib.glyphworld.world.scenes import Split, sample_scene
-from g2e_lib.project.config import code_fingerprint
+from g2e_lib.project.fingerprint import code_fingerprint
 from g2e_lib.project.store import Store
 
-PARTS = ("batches", "competence", "language", "render", "scenes", "vocabulary")
-CODE = (*(f"glyphworld/{name}.py" for name in PARTS), "qwen2vl.py")  # source files that decide a result
 # Question kind -> required share of right answers, from images and from text descriptions.
 GATES = {"colour": (0.95, 0.95), "at place": (0.90, 0.95), "single": (0.90, 0.95), "count": (0.85, 0.95)}
 
@@ -84,17 +82,9 @@ def _exactly_right(
 
 
 def competence_cached(embedder: Embedder, store: Store, split: Split, per_kind: int = 300, seed: int = 0) -> list[dict]:
-    """`competence` of an embedder's model, through the store.
-
-    Args:
-        embedder: holds the model; its prompt is not used.
-        store: keeps the records.
-        split: as in `competence`.
-        per_kind: as in `competence`.
-        seed: as in `competence`.
-    """
+    """`competence` of an embedder's model, whatever its prompt, through the store."""
     key = {"competence": embedder.identity, "split": split, "per_kind": per_kind, "seed": seed}
-    key["code"] = code_fingerprint(CODE)
+    key["code"] = code_fingerprint("glyphworld.pretraining.competence")
     return store.json(key, lambda: competence(embedder.model, embedder.processor, split, per_kind, seed))
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import permutations
 
 from g2e_lib.glyphworld.world.language import (
+    Question,
     edits,
     join_with_and,
     long_caption,
@@ -182,44 +183,41 @@ def _wrap(rng: random.Random, templates: tuple[str, ...], text: str) -> str:
     return rng.choice(templates).format(text) if rng.random() < 0.6 else text
 
 
+def _turns(rng: random.Random, pool: list[Question]) -> list[tuple[str, str]]:
+    return [(q.text, q.answer) for q in rng.sample(pool, min(QUESTIONS_PER_DIALOGUE, len(pool)))]
+
+
 def image_dialogue(rng: random.Random, scene: Scene) -> Conversation:
     """Questions on a picture, opened or closed by a description of everything."""
-    asked = rng.sample(pool := questions(scene, rng), min(QUESTIONS_PER_DIALOGUE, len(pool)))
-    turns = [(q.text, q.answer) for q in asked]
+    turns = _turns(rng, questions(scene, rng))
     describe = rng.choice(("describe the image.", "Describe the picture in detail.", "what does the image show?"))
     caption, _ = long_caption(scene, rng)
     turns.insert(rng.choice((0, len(turns))), (describe, caption))
-    return Conversation(tuple(turns), _plain_system(rng), scene, view=rng.getrandbits(32))
+    return _about_picture(rng, scene, turns)
 
 
 def text_dialogue(rng: random.Random, scene: Scene) -> Conversation:
     """Questions on a description, opened or closed by saying it again; a short one is asked only what it says."""
     is_long = rng.random() < 0.75
-    context = long_caption(scene, rng)[0] if is_long else short_caption(scene, rng)[0]
-    pool = questions(scene, rng, knows_places=is_long, knows_background=is_long)
-    asked = rng.sample(pool, min(QUESTIONS_PER_DIALOGUE, len(pool)))
-    turns = [(q.text, q.answer) for q in asked]
-    other_words = (long_caption if is_long else short_caption)(scene, rng)[0]
+    caption = long_caption if is_long else short_caption
+    context = caption(scene, rng)[0]
+    turns = _turns(rng, questions(scene, rng, knows_places=is_long, knows_background=is_long))
+    other_words = caption(scene, rng)[0]
     dense = rng.choice((("repeat the text.", context), ("say it in other words.", other_words)))
     turns.insert(rng.choice((0, len(turns))), dense)
-    turns[0] = (f"{context}\n{turns[0][0]}", turns[0][1])
-    return Conversation(tuple(turns), _plain_system(rng))
+    return _about_text(rng, context, turns)
 
 
 def binding(rng: random.Random, scene: Scene) -> Conversation:
     """Questions on which colour, object and place belong together, and nothing else, on a picture or a full text."""
     asked = [q for q in questions(scene, rng) if q.kind in ("colour", "by colour", "at place", "colour at", "where")]
-    turns = [(q.text, q.answer) for q in rng.sample(asked, min(QUESTIONS_PER_DIALOGUE, len(asked)))]
-    return _about_picture_or_text(rng, scene, turns)
+    return _about_picture_or_text(rng, scene, _turns(rng, asked))
 
 
 def named(rng: random.Random, scene: Scene) -> Conversation:
     """Questions that name an object: it has to be found among sixty, and so these are learned last."""
     asked = [q for _ in range(2) for q in questions(scene, rng) if q.kind in ("colour", "where")]
-    if not asked:
-        return inventory(rng, scene)
-    turns = [(q.text, q.answer) for q in rng.sample(asked, min(QUESTIONS_PER_DIALOGUE, len(asked)))]
-    return _about_picture_or_text(rng, scene, turns)
+    return _about_picture_or_text(rng, scene, _turns(rng, asked)) if asked else inventory(rng, scene)
 
 
 def inventory(rng: random.Random, scene: Scene) -> Conversation:
@@ -236,17 +234,25 @@ def inventory(rng: random.Random, scene: Scene) -> Conversation:
     return _about_picture_or_text(rng, scene, turns)
 
 
+def _about_picture(rng: random.Random, scene: Scene, turns: list[tuple[str, str]]) -> Conversation:
+    return Conversation(tuple(turns), _plain_system(rng), scene, view=rng.getrandbits(32))
+
+
+def _about_text(rng: random.Random, context: str, turns: list[tuple[str, str]]) -> Conversation:
+    (first, answer), *rest = turns
+    return Conversation(((f"{context}\n{first}", answer), *rest), _plain_system(rng))
+
+
 def _about_picture_or_text(rng: random.Random, scene: Scene, turns: list[tuple[str, str]]) -> Conversation:
     if rng.random() < 0.5:
-        return Conversation(tuple(turns), _plain_system(rng), scene, view=rng.getrandbits(32))
-    turns[0] = (f"{long_caption(scene, rng)[0]}\n{turns[0][0]}", turns[0][1])
-    return Conversation(tuple(turns), _plain_system(rng))
+        return _about_picture(rng, scene, turns)
+    return _about_text(rng, long_caption(scene, rng)[0], turns)
 
 
 def repetition(rng: random.Random, scene: Scene) -> Conversation:
     """A description to be said again word for word: the shortest way to learn to look back at a text."""
     context = (long_caption if rng.random() < 0.75 else short_caption)(scene, rng)[0]
-    return Conversation(((f"{context}\nrepeat the text.", context),), _plain_system(rng))
+    return _about_text(rng, context, [("repeat the text.", context)])
 
 
 def one_word_image(rng: random.Random, scene: Scene) -> Conversation:

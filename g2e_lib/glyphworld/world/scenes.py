@@ -1,4 +1,4 @@
-"""Scenes as structured records, what can be claimed about them, and when two of them mean the same.
+"""Scenes as structured records, what can be stated about them, and when two of them mean the same.
 
 Everything the benchmark says about a picture is derived from these records, so whether a caption is true of a
 picture, or a candidate is a second right answer, is decided by construction and never by a model.
@@ -33,6 +33,10 @@ class Thing:
             and self.name in (None, other.name)
             and self.colour in (None, other.colour)
         )
+
+    def somewhere(self) -> "Thing":
+        """The same without its place."""
+        return replace(self, place=None)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Claim:
+class Statement:
     """What a caption says. It does not say that there is nothing else, unless `count` does.
 
     Attributes:
@@ -102,7 +106,7 @@ class Claim:
     relations: tuple[tuple[int, Relation, int], ...] = ()
 
     def holds(self, scene: Scene) -> bool:
-        """Tell whether the claim is true of `scene`: some assignment of its things to the scene's satisfies it."""
+        """Tell whether the statement is true of `scene`: some assignment of its things to the scene's satisfies it."""
         if self.background not in (None, scene.background) or self.count not in (None, len(scene.things)):
             return False
         return any(
@@ -112,28 +116,29 @@ class Claim:
         )
 
 
-Meaning = Scene | Crop | Label | Claim
+Meaning = Scene | Crop | Label | Statement
+TYPES: dict[str, type[Meaning]] = {"Scene": Scene, "Crop": Crop, "Label": Label, "Claim": Statement}  # names in files
 
 
 def matches(query: Meaning, target: Meaning) -> bool:
     """Tell whether `target` is a right answer to `query`, the ground truth behind every pair and every negative.
 
-    A claim matches a scene it is true of; any other meanings match when they are equal.
+    A statement matches a scene it is true of; any other meanings match when they are equal.
 
     >>> red_sun = Scene("white", (Thing(0, "sun", "red"),))
-    >>> matches(Claim((Thing(None, "sun", None),)), red_sun), matches(Label("sun"), Label("king"))
+    >>> matches(Statement((Thing(None, "sun", None),)), red_sun), matches(Label("sun"), Label("king"))
     (True, False)
     """
-    if isinstance(query, Claim) and isinstance(target, Scene):
+    if isinstance(query, Statement) and isinstance(target, Scene):
         return query.holds(target)
-    if isinstance(query, Scene) and isinstance(target, Claim):
+    if isinstance(query, Scene) and isinstance(target, Statement):
         return target.holds(query)
     return query == target
 
 
 def meaning_record(meaning: Meaning) -> dict:
     """A meaning as plain JSON, `{"type": ..., ...}`; `meaning_from_record` is the inverse."""
-    return {"type": type(meaning).__name__, **asdict(meaning)}
+    return {"type": next(name for name, cls in TYPES.items() if type(meaning) is cls), **asdict(meaning)}
 
 
 def meaning_from_record(record: dict) -> Meaning:
@@ -147,7 +152,7 @@ def meaning_from_record(record: dict) -> Meaning:
         fields["things"] = tuple(Thing(**thing) for thing in fields["things"])
     if "relations" in fields:
         fields["relations"] = tuple(tuple(relation) for relation in fields["relations"])
-    return {cls.__name__: cls for cls in (Scene, Crop, Label, Claim)}[record["type"]](**fields)
+    return TYPES[record["type"]](**fields)
 
 
 def sample_thing(rng: random.Random, place: int, held_out: bool = False, names: Sequence[str] = OBJECTS) -> Thing:

@@ -13,13 +13,13 @@ def scenes():
     return [sample_scene(rng, None) for _ in range(400)]
 
 
-def test_captions_claim_what_they_say_and_are_true(scenes):
+def test_captions_state_what_they_say_and_are_true(scenes):
     rng = random.Random(1)
     for scene in scenes:
         for caption, is_long in ((short_caption, False), (long_caption, True)):
-            text, claim = caption(scene, rng)
-            assert claim.holds(scene)
-            assert len(claim.things) == len(scene.things)
+            text, statement = caption(scene, rng)
+            assert statement.holds(scene)
+            assert len(statement.things) == len(scene.things)
             assert all(t.name in text and t.colour in text for t in scene.things)
             if is_long:
                 assert scene.background in text
@@ -29,8 +29,8 @@ def test_captions_claim_what_they_say_and_are_true(scenes):
 def test_long_captions_are_true_of_one_scene_only(scenes):
     rng = random.Random(2)
     for scene, other in zip(scenes, scenes[1:], strict=False):
-        _, claim = long_caption(scene, rng)
-        assert claim.holds(other) == (scene == other)
+        _, statement = long_caption(scene, rng)
+        assert statement.holds(other) == (scene == other)
 
 
 def answer(scene, text):

@@ -4,10 +4,10 @@ from itertools import product
 import pytest
 
 from g2e_lib.glyphworld.world.scenes import (  # fmt: skip
-    Claim,
     Crop,
     Label,
     Scene,
+    Statement,
     Thing,
     matches,
     meaning_from_record,
@@ -56,23 +56,23 @@ def test_relations(relation, expected):
 
 
 @pytest.mark.parametrize(
-    ("claim", "is_true"),
+    ("statement", "is_true"),
     [
-        (Claim((Thing(None, "sun", "red"),)), True),
-        (Claim((Thing(None, "sun", "blue"),)), False),
-        (Claim((Thing(None, "sun", None), Thing(None, "sun", None))), False),  # two different suns are claimed
-        (Claim((Thing(None, None, "blue"), Thing(None, "sun", None))), True),
-        (Claim((Thing(2, "sun", None),)), False),
-        (Claim((), background="white", count=2), True),
-        (Claim((), background="sand"), False),
-        (Claim((), count=1), False),
-        (Claim((Thing(None, "king", None), Thing(None, "sun", None)), relations=((0, "below", 1),)), True),
-        (Claim((Thing(None, "sun", None), Thing(None, "king", None)), relations=((0, "below", 1),)), False),
+        (Statement((Thing(None, "sun", "red"),)), True),
+        (Statement((Thing(None, "sun", "blue"),)), False),
+        (Statement((Thing(None, "sun", None), Thing(None, "sun", None))), False),  # two different suns are claimed
+        (Statement((Thing(None, None, "blue"), Thing(None, "sun", None))), True),
+        (Statement((Thing(2, "sun", None),)), False),
+        (Statement((), background="white", count=2), True),
+        (Statement((), background="sand"), False),
+        (Statement((), count=1), False),
+        (Statement((Thing(None, "king", None), Thing(None, "sun", None)), relations=((0, "below", 1),)), True),
+        (Statement((Thing(None, "sun", None), Thing(None, "king", None)), relations=((0, "below", 1),)), False),
     ],
 )
-def test_claims(claim, is_true):
-    assert claim.holds(SUN_OVER_KING) == is_true
-    assert matches(claim, SUN_OVER_KING) == matches(SUN_OVER_KING, claim) == is_true
+def test_statements(statement, is_true):
+    assert statement.holds(SUN_OVER_KING) == is_true
+    assert matches(statement, SUN_OVER_KING) == matches(SUN_OVER_KING, statement) == is_true
 
 
 def test_other_meanings_match_when_equal():
@@ -83,7 +83,7 @@ def test_other_meanings_match_when_equal():
 
 
 def test_meanings_survive_json():
-    relation = Claim((Thing(None, "sun", None), Thing(None, "king", "blue")), count=2, relations=((0, "above", 1),))
+    relation = Statement((Thing(None, "sun", None), Thing(None, "king", "blue")), count=2, relations=((0, "above", 1),))
     for meaning in (SUN_OVER_KING, relation, Label("red"), Crop("white", "sun", "red")):
         import json
 
