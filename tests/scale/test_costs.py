@@ -94,7 +94,10 @@ def test_the_size_of_the_data_is_the_hubs_word(hub, hub_folder, tmp_path, monkey
     (cost,) = costs.estimate(settings("qwen2-vl-2b", *few, only="00"))
     repositories = [hub_folder / "datasets" / name for name in (download.MMEB_EVAL, download.MMEB_TRAIN)]
     files = [*repositories[0].glob("CIRR/*"), *repositories[0].glob("MSCOCO_i2t/*"), repositories[0] / "images.zip"]
-    files += [*repositories[1].glob("ImageNet_1K/diverse_instruction-*"), repositories[1] / "images_zip" / "ImageNet_1K.zip"]
+    files += [
+        *repositories[1].glob("ImageNet_1K/diverse_instruction-*"),
+        repositories[1] / "images_zip" / "ImageNet_1K.zip",
+    ]
     assert cost.disk == pytest.approx(2 * sum(file.stat().st_size for file in files) / 1e9)
     unime = [hub_folder / "datasets" / download.NLI / name for name in download.NLI_FILES.values()]
     unime += (hub_folder / "datasets" / download.URBAN).glob("*.zip")
