@@ -159,7 +159,7 @@ def save_gallery(found: Mapping[str, Sequence[dict[str, Any]]], results: Path) -
 
     Args:
         found: from worst_rows.
-        results: a profile's folder.
+        results: a run's folder.
 
     Returns:
         The same records, `image` being a path relative to the folder.
