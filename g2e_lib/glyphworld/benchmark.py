@@ -158,14 +158,7 @@ def checksums(root: Path) -> dict:
 
 
 def prepare(cache: Path, size: Size, is_fresh: bool = False, split: Split = "test") -> Path:
-    """The folder of a build of this size, made if it is not there; half-written builds are never seen.
-
-    Args:
-        cache: folder of all builds.
-        size: how large.
-        is_fresh: build again even if it is there.
-        split: whose scenes are asked about.
-    """
+    """The folder of a build of this size, made if it is not there or `is_fresh`; its `eval/` asks about `split`."""
     kind = "mmeb-mini" if split == "test" else f"mmeb-mini-{split}"
     root = build_folder(cache, kind, "glyphworld.benchmark", VERSION, asdict(size))
     if is_fresh and root.exists():
@@ -204,10 +197,7 @@ def training_facts(root: Path, names: Sequence[str] = ()) -> dict[str, dict]:
 
 
 def check(root: Path) -> str:
-    """Verify a build against its manifest, and the manifest against the checksums in the repository.
-
-    Returns:
-        A sentence that says what was compared.
+    """Verify a build against its manifest, and that against the repository's checksums; returns what was compared.
 
     Raises:
         ValueError: something differs.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from g2e_lib.data.mmeb import IMAGE_PLACEHOLDER
 from g2e_lib.glyphworld.world.language import Caption, edits, long_caption, questions, short_caption
-from g2e_lib.glyphworld.world.render import TILTED, Style, crop_cell, render
+from g2e_lib.glyphworld.world.render import TILTED, Style, render
 from g2e_lib.glyphworld.world.scenes import RELATIONS, Label, Meaning, Scene, Split, Thing, sample_scene
 from g2e_lib.glyphworld.world.vocabulary import COLOURS, KIND_OF, KINDS, NUMBERS, OBJECTS, PLACES
 
@@ -37,10 +37,7 @@ class Picture:
 
     def save(self, root: Path) -> None:
         """Draw and write the file."""
-        image = render(self.scene, self.view, self.style)
-        if self.place is not None:
-            image = crop_cell(image, self.place)
-        image.save(root / self.path)
+        render(self.scene, self.view, self.style, self.place).save(root / self.path)
 
 
 @dataclass(frozen=True)

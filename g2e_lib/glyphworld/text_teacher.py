@@ -49,12 +49,7 @@ class TeacherSize:
 
 
 def train_teacher(folder: Path, size: TeacherSize) -> None:
-    """Train a teacher and write it as a sentence-transformers model.
-
-    Args:
-        folder: receives it.
-        size: how large, how long.
-    """
+    """Train a teacher and write it to a folder as a sentence-transformers model."""
     from sentence_transformers import (
         SentenceTransformer,
         SentenceTransformerTrainer,
@@ -84,7 +79,7 @@ def train_teacher(folder: Path, size: TeacherSize) -> None:
     tokenizer.save_pretrained(bare)
     encoder = Transformer(str(bare), max_seq_length=MAX_LENGTH)
     teacher = SentenceTransformer(modules=[encoder, Pooling(size.hidden, "mean"), Normalize()], device="cpu")
-    ones, others = zip(*paraphrases(size.pairs, "train"), strict=True)
+    sentences, others = zip(*paraphrases(size.pairs, "train"), strict=True)
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(bare),
         num_train_epochs=1,
@@ -100,7 +95,7 @@ def train_teacher(folder: Path, size: TeacherSize) -> None:
     trainer = SentenceTransformerTrainer(
         model=teacher,
         args=arguments,
-        train_dataset=Dataset.from_dict({"anchor": ones, "positive": others}),
+        train_dataset=Dataset.from_dict({"anchor": sentences, "positive": others}),
         loss=MultipleNegativesRankingLoss(teacher, scale=1 / TEMPERATURE),
     )
     trainer.train()
@@ -131,23 +126,15 @@ def open_teacher(
     size = TeacherSize(pairs=pairs)
     is_ours = teacher == EMBEDDED
     folder = prepare_teacher(cache, size) if is_ours else teacher_folder(teacher)
-    recall = judge_teacher(folder, held_out, store)
-    made = asdict(size) if is_ours else {}
-    return folder, {"model": teacher, "identity": teacher_identity(folder), **made, "recall": recall}
+    facts = {"model": teacher, "identity": teacher_identity(folder), **(asdict(size) if is_ours else {})}
+    return folder, facts | {"recall": judge_teacher(folder, held_out, store)}
 
 
 def judge_teacher(folder: Path, pairs: Sequence[tuple[str, str]], store: Store) -> dict[str, Any]:
-    """How well a teacher finds the other sentence of a pair among all: recall at 1, an estimate in percent.
-
-    Args:
-        folder: of the teacher.
-        pairs: N pairs; the other sentence is looked for among those of all.
-        store: keeps its embeddings.
-    """
+    """Recall at 1, an estimate in percent: how well a teacher finds the other sentence of a pair among all others'."""
     sentences, rows = unique(sentence for pair in pairs for sentence in pair)
     embeddings = embed_sentences(folder, sentences, store, default_device())[rows]
-    ones, others = embeddings[::2], embeddings[1::2]
-    similarity = ones @ others.T
+    similarity = embeddings[::2] @ embeddings[1::2].T
     own = similarity.diagonal().copy()
     np.fill_diagonal(similarity, -np.inf)
     return vars(estimate({"paraphrases": own > similarity.max(1)}))

@@ -10,7 +10,7 @@ from transformers import Qwen2VLForConditionalGeneration
 from g2e_lib.backbone.processor import G2EProcessor
 from g2e_lib.backbone.qwen2vl import hidden_states
 from g2e_lib.glyphworld.pretraining.corpus import Conversation
-from g2e_lib.glyphworld.world.render import crop_cell, render
+from g2e_lib.glyphworld.world.render import render
 
 IGNORED = -100  # label of tokens that carry no loss
 LENGTH_STEP = 8  # tokens
@@ -18,10 +18,8 @@ LENGTH_STEP = 8  # tokens
 
 def conversation_image(conversation: Conversation) -> Image.Image | None:
     """The picture of a conversation (cropped to one cell if it says so), or None."""
-    if conversation.scene is None:
-        return None
-    image = render(conversation.scene, conversation.view)
-    return image if conversation.place is None else crop_cell(image, conversation.place)
+    scene = conversation.scene
+    return render(scene, conversation.view, place=conversation.place) if scene else None
 
 
 def tokenize(conversation: Conversation, processor: G2EProcessor, visual_tokens: int) -> tuple[list[int], list[int]]:
