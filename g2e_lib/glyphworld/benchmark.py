@@ -96,19 +96,11 @@ def train_pairs(dataset: Dataset, world: World, size: Size) -> list[tuple[Side, 
 
 
 def build(root: Path, size: Size | None = None, show_progress: bool = True, split: Split = "test") -> dict:
-    """Write MMEB-mini: `eval/` and `train/` with one folder a subset, `images/`, and the manifest.
+    """Write MMEB-mini: `eval/` and `train/` with one folder a subset, `images/`, and the manifest, which is returned.
 
     Training subsets also get `truth.jsonl`: for each pair the meaning of query and target, from which `matches`
-    tells whether a mined negative is a false one.
-
-    Args:
-        root: receives the files; should be new or empty.
-        size: how large; None is the size of profile `mini`.
-        show_progress: draw a progress bar.
-        split: whose scenes are asked about in `eval/`; "validation" is for choosing settings.
-
-    Returns:
-        The manifest, as written.
+    tells whether a mined negative is a false one. `eval/` asks about scenes of `split`; "validation" is for choosing
+    settings. Without a size it is that of profile `mini`.
     """
     size = size or Size()
     test = World(random.Random(f"{split} world {VERSION}"), split, size.families, views=1)

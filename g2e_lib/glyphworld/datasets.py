@@ -65,12 +65,12 @@ Make = Callable[[random.Random, "World"], Example]
 
 
 class World:
-    """The scenes one split of the benchmark is drawn from.
+    """The scenes one split of the benchmark is drawn from: families of FAMILY_SIZE, each an edit from its first.
 
     Args:
         rng: source of randomness.
         split: which scenes.
-        families: how many families of near duplicates; each has FAMILY_SIZE scenes an edit apart from the first.
+        families: how many families.
         views: how many drawings of each scene.
     """
 
@@ -98,8 +98,6 @@ def _family(rng: random.Random, split: Split) -> list[Scene]:
             family.append(result)
     return family
 
-
-# --- the datasets: each function draws one query with its target ---------------------------------------------------
 
 REPRESENT = "Represent the given image."
 CLASSIFY = "Represent the given image for classification"

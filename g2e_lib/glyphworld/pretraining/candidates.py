@@ -11,7 +11,7 @@ from pathlib import Path
 from g2e_lib.embedder import Embedder
 from g2e_lib.evaluation.scores import score_prompts
 from g2e_lib.glyphworld.benchmark import Size, load, prepare
-from g2e_lib.glyphworld.pretraining.competence import GATES, competence, passes_gates
+from g2e_lib.glyphworld.pretraining.competence import GATES, competence, missed_gates
 from g2e_lib.glyphworld.pretraining.pretrain import BASE_MODELS
 from g2e_lib.project.config import CACHE, file_digest
 from g2e_lib.project.store import Store, read_json, write_json
@@ -26,11 +26,7 @@ def _interval(estimate: Mapping[str, float], form: str = ".1f") -> str:
 def describe(folder: Path, name: str, remark: str, is_chosen: bool) -> dict[str, str]:
     """The record of a base model: percentages from images and from texts on validation scenes, hit@1 on MMEB-mini.
 
-    Args:
-        folder: its checkpoint.
-        name: what to call it.
-        remark: what distinguishes it, and why it was or was not chosen.
-        is_chosen: whether it is the one that ships.
+    Its name and a remark on why it was or was not chosen to ship are for people.
     """
     embedder = Embedder.from_pretrained(folder, device="cpu", dtype="float32")
     records = competence(embedder.model, embedder.processor, "validation")
@@ -41,7 +37,7 @@ def describe(folder: Path, name: str, remark: str, is_chosen: bool) -> dict[str,
         "name": name,
         "remark": remark,
         **{f"{kind}: image / text (%)": f"{share[kind, 'image']:.1f} / {share[kind, 'text']:.1f}" for kind in GATES},
-        "gates": "met" if passes_gates(records) else "missed",
+        "gates": "missed" if missed_gates(records) else "met",
         **{f"hit@1 {prompt}": _interval(metrics["prompts"][prompt]["groups"]["overall"]) for prompt in PROMPTS},
         "difference": _interval(metrics["differences"]["none"]["hierarchical"]["overall"], "+.1f"),
         "weights": file_digest(Path(folder) / "model.safetensors")[:16],

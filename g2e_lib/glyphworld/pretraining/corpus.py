@@ -9,17 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import permutations
 
-from g2e_lib.glyphworld.pretraining.requests import (
-    ABOUT_EDIT,
-    ABOUT_IMAGE,
-    ABOUT_IMAGE_TEXT,
-    ABOUT_PART,
-    ABOUT_QUESTION,
-    ABOUT_TEXT,
-    ask_for_one_word,
-    plain_system,
-    wrap,
-)
+from g2e_lib.glyphworld.pretraining import requests
+from g2e_lib.glyphworld.pretraining.requests import ask_for_one_word, plain_system, wrap
 from g2e_lib.glyphworld.world.language import (
     Question,
     edits,
@@ -152,7 +143,7 @@ def repetition(rng: random.Random, scene: Scene) -> Conversation:
 
 def one_word_image(rng: random.Random, scene: Scene) -> Conversation:
     """A picture, or a crop of one, summarized in one word."""
-    about = rng.choice(ABOUT_IMAGE) if rng.random() < 0.5 else ""
+    about = rng.choice(requests.ABOUT_IMAGE) if rng.random() < 0.5 else ""
     system, user = ask_for_one_word(rng, about, has_image=True)
     place = rng.choice(scene.things).place if rng.random() < 0.25 else None
     shown = next((t for t in scene.things if t.place == place), scene)
@@ -171,7 +162,7 @@ def one_word_text(rng: random.Random, scene: Scene) -> Conversation:
     else:
         caption = long_caption if rng.random() < 0.4 else short_caption
         text, answer = caption(scene, rng)[0], one_word(scene, rng)
-    system, user = ask_for_one_word(rng, wrap(rng, ABOUT_TEXT, text), has_image=False)
+    system, user = ask_for_one_word(rng, wrap(rng, requests.ABOUT_TEXT, text), has_image=False)
     return Conversation(((user, answer),), system)
 
 
@@ -194,16 +185,16 @@ def one_word_answer(rng: random.Random, scene: Scene) -> Conversation:
     task = rng.choice(("question", "question", "edit", "part", "caption"))
     if task == "question":
         question = rng.choice([q for q in questions(scene, rng) if q.kind not in IN_SEVERAL_WORDS])
-        content, answer = wrap(rng, ABOUT_QUESTION, question.text), question.answer
+        content, answer = wrap(rng, requests.ABOUT_QUESTION, question.text), question.answer
     elif task == "edit":
         edit = rng.choice(edits(scene, rng))
-        content, answer = wrap(rng, ABOUT_EDIT, edit.text), one_word(edit.result, rng)
+        content, answer = wrap(rng, requests.ABOUT_EDIT, edit.text), one_word(edit.result, rng)
     elif task == "part":
         content, thing = _part(rng, scene)
         answer = one_word(thing, rng)
     else:
         caption = short_caption(scene, rng)[0]
-        content, answer = rng.choice(ABOUT_IMAGE_TEXT).format(caption), one_word(scene, rng)
+        content, answer = rng.choice(requests.ABOUT_IMAGE_TEXT).format(caption), one_word(scene, rng)
     system, user = ask_for_one_word(rng, content, has_image=True)
     return Conversation(((user, answer),), system, scene, view=rng.getrandbits(32))
 
@@ -213,7 +204,7 @@ def _part(rng: random.Random, scene: Scene) -> tuple[str, Thing]:
     names = [f"the {thing.colour} {thing.name}", f"the object at the {PLACES[thing.place]}"]
     if len(scene.named(thing.name)) == 1:
         names.append(f"the {thing.name}")
-    return rng.choice(ABOUT_PART).format(rng.choice(names)), thing
+    return rng.choice(requests.ABOUT_PART).format(rng.choice(names)), thing
 
 
 def instructed(rng: random.Random, scene: Scene) -> Conversation:
@@ -222,19 +213,19 @@ def instructed(rng: random.Random, scene: Scene) -> Conversation:
     view = rng.getrandbits(32)
     if task == "edit":
         edit = rng.choice(edits(scene, rng))
-        user = wrap(rng, ABOUT_EDIT, edit.text) + rng.choice(("", "\ndescribe the result."))
-        return Conversation(((user, long_caption(edit.result, rng)[0]),), plain_system(rng), scene, view=view)
-    if task == "part":
+        user = wrap(rng, requests.ABOUT_EDIT, edit.text) + rng.choice(("", "\ndescribe the result."))
+        answer = long_caption(edit.result, rng)[0]
+    elif task == "part":
         user, thing = _part(rng, scene)
         answer = f"{phrase(thing)} at the {PLACES[thing.place]}"
-        return Conversation(((user, answer),), plain_system(rng), scene, view=view)
-    caption = short_caption(scene, rng)[0]
-    if task == "caption":
-        user = rng.choice(("caption the image.", "Write a short caption.", *ABOUT_IMAGE[:4]))
-        return Conversation(((user, caption),), plain_system(rng), scene, view=view)
-    names = join_with_and([f"the {t.colour} {t.name}" for t in rng.sample(scene.things, len(scene.things))])
-    user = rng.choice(("rewrite: {}", "say it differently: {}", *ABOUT_TEXT)).format(names)
-    return Conversation(((user, caption),), plain_system(rng))
+    else:
+        answer = short_caption(scene, rng)[0]
+        if task == "rewrite":
+            names = join_with_and([f"the {t.colour} {t.name}" for t in rng.sample(scene.things, len(scene.things))])
+            user = rng.choice(("rewrite: {}", "say it differently: {}", *requests.ABOUT_TEXT)).format(names)
+            return Conversation(((user, answer),), plain_system(rng))
+        user = rng.choice(("caption the image.", "Write a short caption.", *requests.ABOUT_IMAGE[:4]))
+    return Conversation(((user, answer),), plain_system(rng), scene, view=view)
 
 
 def uninstructed(rng: random.Random, scene: Scene) -> Conversation:

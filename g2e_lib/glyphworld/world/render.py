@@ -80,12 +80,7 @@ def outline(name: str) -> tuple[np.ndarray, ...]:
 
 @cache
 def glyph_mask(name: str, size: int, rotation: tuple[int, int] = UPRIGHT) -> np.ndarray:
-    """Rasterise a glyph by the non-zero winding rule.
-
-    Args:
-        name: an object.
-        size: longer side of its bounding box, pixels.
-        rotation: (cosine, sine) times 25.
+    """Rasterise an object's glyph, its longer side `size` pixels, by the non-zero winding rule.
 
     Returns:
         (height, width) int64, sub-samples covered, 0 to 16; read-only, shared by all callers.
