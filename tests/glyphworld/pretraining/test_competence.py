@@ -23,7 +23,7 @@ def shipped():
 def test_the_shipped_model_is_as_competent_as_recorded(shipped):
     """Other questions than those of the record, so a few points of chance are allowed."""
     (recorded,) = (one for one in read_json(BASE_MODELS, made_by="git checkout") if one["chosen"] == "yes")
-    records = competence(*shipped, "validation", per_kind=200, seed=1, kinds=GATES)
+    records = competence(*shipped, "validation", per_kind=100, seed=1, kinds=GATES)
     assert len(records) == 2 * len(GATES)
     for record in records:
         image, text = recorded[f"{record['kind']}: image / text (%)"].split(" / ")
