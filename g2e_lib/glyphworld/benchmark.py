@@ -96,19 +96,11 @@ def train_pairs(dataset: Dataset, world: World, size: Size) -> list[tuple[Side, 
 
 
 def build(root: Path, size: Size | None = None, show_progress: bool = True, split: Split = "test") -> dict:
-    """Write MMEB-mini: `eval/` and `train/` with one folder a subset, `images/`, and the manifest.
+    """Write MMEB-mini: `eval/` and `train/` with one folder a subset, `images/`, and the manifest, which is returned.
 
     Training subsets also get `truth.jsonl`: for each pair the meaning of query and target, from which `matches`
-    tells whether a mined negative is a false one.
-
-    Args:
-        root: receives the files; should be new or empty.
-        size: how large; None is the size of profile `mini`.
-        show_progress: draw a progress bar.
-        split: whose scenes are asked about in `eval/`; "validation" is for choosing settings.
-
-    Returns:
-        The manifest, as written.
+    tells whether a mined negative is a false one. `eval/` asks about scenes of `split`; "validation" is for choosing
+    settings. Without a size it is that of profile `mini`.
     """
     size = size or Size()
     test = World(random.Random(f"{split} world {VERSION}"), split, size.families, views=1)
@@ -158,14 +150,7 @@ def checksums(root: Path) -> dict:
 
 
 def prepare(cache: Path, size: Size, is_fresh: bool = False, split: Split = "test") -> Path:
-    """The folder of a build of this size, made if it is not there; half-written builds are never seen.
-
-    Args:
-        cache: folder of all builds.
-        size: how large.
-        is_fresh: build again even if it is there.
-        split: whose scenes are asked about.
-    """
+    """The folder of a build of this size, made if it is not there or `is_fresh`; its `eval/` asks about `split`."""
     kind = "mmeb-mini" if split == "test" else f"mmeb-mini-{split}"
     root = build_folder(cache, kind, "glyphworld.benchmark", VERSION, asdict(size))
     if is_fresh and root.exists():
@@ -204,10 +189,7 @@ def training_facts(root: Path, names: Sequence[str] = ()) -> dict[str, dict]:
 
 
 def check(root: Path) -> str:
-    """Verify a build against its manifest, and the manifest against the checksums in the repository.
-
-    Returns:
-        A sentence that says what was compared.
+    """Verify a build against its manifest, and that against the repository's checksums; returns what was compared.
 
     Raises:
         ValueError: something differs.

@@ -11,14 +11,9 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from g2e_lib.data.sugarcrepe import (
-    SUGARCREPE,
-    SUGARCREPE_PP,
-    CrepeRow,
-    read_sugarcrepe,
-    read_sugarcrepe_pp,
-    with_images,
-)
+from g2e_lib.data.sugarcrepe import SUGARCREPE, SUGARCREPE_PP, CrepeRow, with_images
+from g2e_lib.data.sugarcrepe import read_sugarcrepe as read_plain
+from g2e_lib.data.sugarcrepe import read_sugarcrepe_pp as read_plus
 from g2e_lib.glyphworld.builds import MANIFEST, build_folder, digests, identity, save_pictures  # noqa: F401
 from g2e_lib.glyphworld.datasets import Picture
 from g2e_lib.glyphworld.world.language import TEMPLATES, join_with_and, phrase
@@ -53,11 +48,6 @@ def _related(scene: Scene, rng: random.Random) -> Statement | None:
     return Statement((first.somewhere(), second.somewhere()), relations=((0, relation, 1),))
 
 
-def _listed(scene: Scene, rng: random.Random) -> Statement:
-    """All things of the scene in some order."""
-    return Statement(tuple(t.somewhere() for t in rng.sample(scene.things, len(scene.things))))
-
-
 def _with(statement: Statement, index: int, thing: Thing) -> Statement:
     return replace(statement, things=(*statement.things[:index], thing, *statement.things[index + 1 :]))
 
@@ -72,7 +62,10 @@ def _other_colour(thing: Thing, colour: str, rng: random.Random) -> str:
 
 def make_statements(subset: str, scene: Scene, rng: random.Random) -> tuple[Statement, Statement] | None:
     """What is said of a scene, and what is falsely said instead; None if the scene does not lend itself to `subset`."""
-    statement = _related(scene, rng) if subset in ("replace_rel", "swap_obj") else _listed(scene, rng)
+    if subset in ("replace_rel", "swap_obj"):
+        statement = _related(scene, rng)
+    else:  # all things in some order
+        statement = Statement(tuple(t.somewhere() for t in rng.sample(scene.things, len(scene.things))))
     if statement is None or len(statement.things) < 2:
         return None
     index = rng.randrange(len(statement.things))
@@ -163,7 +156,7 @@ def prepare_crepe(cache: Path, rows: int = 300, split: Split = "test") -> Path:
 
 def load_crepe(root: Path) -> dict[str, dict[str, list[CrepeRow]]]:
     """Read both sets of a build with the readers of the published files: "sugarcrepe" and "sugarcrepe_pp" by subset."""
-    readers = {PLAIN: (read_sugarcrepe, SUGARCREPE), PLUS: (read_sugarcrepe_pp, SUGARCREPE_PP)}
+    readers = {PLAIN: (read_plain, SUGARCREPE), PLUS: (read_plus, SUGARCREPE_PP)}
     return {
         name: with_images({subset: read(root / name, subset, root / "images") for subset in subsets})[0]
         for name, (read, subsets) in readers.items()

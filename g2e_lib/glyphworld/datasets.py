@@ -12,7 +12,7 @@ from pathlib import Path
 
 from g2e_lib.data.mmeb import IMAGE_PLACEHOLDER
 from g2e_lib.glyphworld.world.language import Caption, edits, long_caption, questions, short_caption
-from g2e_lib.glyphworld.world.render import TILTED, Style, crop_cell, render
+from g2e_lib.glyphworld.world.render import TILTED, Style, render
 from g2e_lib.glyphworld.world.scenes import RELATIONS, Label, Meaning, Scene, Split, Thing, sample_scene
 from g2e_lib.glyphworld.world.vocabulary import COLOURS, KIND_OF, KINDS, NUMBERS, OBJECTS, PLACES
 
@@ -37,10 +37,7 @@ class Picture:
 
     def save(self, root: Path) -> None:
         """Draw and write the file."""
-        image = render(self.scene, self.view, self.style)
-        if self.place is not None:
-            image = crop_cell(image, self.place)
-        image.save(root / self.path)
+        render(self.scene, self.view, self.style, self.place).save(root / self.path)
 
 
 @dataclass(frozen=True)
@@ -68,12 +65,12 @@ Make = Callable[[random.Random, "World"], Example]
 
 
 class World:
-    """The scenes one split of the benchmark is drawn from.
+    """The scenes one split of the benchmark is drawn from: families of FAMILY_SIZE, each an edit from its first.
 
     Args:
         rng: source of randomness.
         split: which scenes.
-        families: how many families of near duplicates; each has FAMILY_SIZE scenes an edit apart from the first.
+        families: how many families.
         views: how many drawings of each scene.
     """
 
@@ -101,8 +98,6 @@ def _family(rng: random.Random, split: Split) -> list[Scene]:
             family.append(result)
     return family
 
-
-# --- the datasets: each function draws one query with its target ---------------------------------------------------
 
 REPRESENT = "Represent the given image."
 CLASSIFY = "Represent the given image for classification"

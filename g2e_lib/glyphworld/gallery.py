@@ -10,7 +10,7 @@ from typing import Any
 
 from g2e_lib.data.items import EvalRow, Item
 from g2e_lib.glyphworld.world.language import long_caption, questions, short_caption
-from g2e_lib.glyphworld.world.render import STEEP, TILTED, Style, crop_cell, render
+from g2e_lib.glyphworld.world.render import STEEP, TILTED, Style, render
 from g2e_lib.glyphworld.world.scenes import Scene, Thing, sample_scene
 from g2e_lib.glyphworld.world.vocabulary import COLOURS, KIND_OF, OBJECTS
 from g2e_lib.project.pictures import save_picture
@@ -20,9 +20,8 @@ def object_tiles() -> list[dict[str, Any]]:
     """All objects, each in one colour, with name and kind."""
     tiles = []
     for index, name in enumerate(OBJECTS):
-        colour = tuple(COLOURS)[index % len(COLOURS)]
-        cell = crop_cell(render(Scene("white", (Thing(0, name, colour),))), 0)
-        tiles.append({"image": cell, "title": f"{name}\n({KIND_OF[name]})"})
+        scene = Scene("white", (Thing(0, name, tuple(COLOURS)[index % len(COLOURS)]),))
+        tiles.append({"image": render(scene, place=0), "title": f"{name}\n({KIND_OF[name]})"})
     return tiles
 
 
@@ -64,13 +63,7 @@ def look_tiles(seed: int = 0) -> list[dict[str, Any]]:
 
 
 def row_tiles(datasets: Mapping[str, Sequence[EvalRow]], names: Sequence[str], wrong: int = 4) -> list[dict[str, Any]]:
-    """The first row of some datasets: the query, the right candidate, and the first wrong ones.
-
-    Args:
-        datasets: rows by dataset name.
-        names: which to show.
-        wrong: how many wrong candidates.
-    """
+    """The first row of the named datasets: the query, the right candidate, and the first wrong ones."""
     tiles = []
     for name in names:
         row = datasets[name][0]
@@ -94,14 +87,7 @@ def save_gallery(
     seed: int = 0,
     has_world: bool = True,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Write all pictures to the results.
-
-    Args:
-        datasets: evaluation rows by dataset name.
-        names: datasets whose first row is shown.
-        results: folder of a profile's results.
-        seed: of the scenes.
-        has_world: show GlyphWorld, and not only rows of the datasets.
+    """Write the pictures of the first row of the named datasets and, if `has_world`, of GlyphWorld into the results.
 
     Returns:
         Tiles of `rows` and, of GlyphWorld, `objects`, `scenes` and `looks`, their pictures named by file.

@@ -17,10 +17,10 @@ from g2e_lib.backbone.teacher import embed_sentences, teacher_folder, teacher_id
 from g2e_lib.data.items import unique
 from g2e_lib.embedder import default_device
 from g2e_lib.evaluation.statistics import estimate
+from g2e_lib.glyphworld.builds import build_folder
 from g2e_lib.glyphworld.sentences import paraphrases
 from g2e_lib.gradcache import TEMPERATURE
-from g2e_lib.project.config import EMBEDDED_MODELS, fingerprint
-from g2e_lib.project.fingerprint import code_fingerprint
+from g2e_lib.project.config import EMBEDDED_MODELS
 from g2e_lib.project.store import Store, build_once
 
 EMBEDDED = "glyphworld"  # the name of this teacher
@@ -49,17 +49,8 @@ class TeacherSize:
 
 
 def train_teacher(folder: Path, size: TeacherSize) -> None:
-    """Train a teacher and write it as a sentence-transformers model.
-
-    Args:
-        folder: receives it.
-        size: how large, how long.
-    """
-    from sentence_transformers import (
-        SentenceTransformer,
-        SentenceTransformerTrainer,
-        SentenceTransformerTrainingArguments,
-    )
+    """Train a teacher and write it to a folder as a sentence-transformers model."""
+    import sentence_transformers as st
     from sentence_transformers.losses import MultipleNegativesRankingLoss
     from sentence_transformers.models import Normalize, Pooling, Transformer
 
@@ -83,9 +74,9 @@ def train_teacher(folder: Path, size: TeacherSize) -> None:
     model.save_pretrained(bare)
     tokenizer.save_pretrained(bare)
     encoder = Transformer(str(bare), max_seq_length=MAX_LENGTH)
-    teacher = SentenceTransformer(modules=[encoder, Pooling(size.hidden, "mean"), Normalize()], device="cpu")
-    ones, others = zip(*paraphrases(size.pairs, "train"), strict=True)
-    arguments = SentenceTransformerTrainingArguments(
+    teacher = st.SentenceTransformer(modules=[encoder, Pooling(size.hidden, "mean"), Normalize()], device="cpu")
+    sentences, others = zip(*paraphrases(size.pairs, "train"), strict=True)
+    arguments = st.SentenceTransformerTrainingArguments(
         output_dir=str(bare),
         num_train_epochs=1,
         per_device_train_batch_size=size.batch,
@@ -97,10 +88,10 @@ def train_teacher(folder: Path, size: TeacherSize) -> None:
         report_to="none",
         use_cpu=True,
     )
-    trainer = SentenceTransformerTrainer(
+    trainer = st.SentenceTransformerTrainer(
         model=teacher,
         args=arguments,
-        train_dataset=Dataset.from_dict({"anchor": ones, "positive": others}),
+        train_dataset=Dataset.from_dict({"anchor": sentences, "positive": others}),
         loss=MultipleNegativesRankingLoss(teacher, scale=1 / TEMPERATURE),
     )
     trainer.train()
@@ -109,45 +100,34 @@ def train_teacher(folder: Path, size: TeacherSize) -> None:
 
 def prepare_teacher(cache: Path, size: TeacherSize) -> Path:
     """The folder of a teacher, trained if it is not there."""
-    name = fingerprint([asdict(size), code_fingerprint("glyphworld.text_teacher")])
-    return build_once(cache / f"text-teacher-{name}", lambda partial: train_teacher(partial, size))
+    folder = build_folder(cache, "text-teacher", "glyphworld.text_teacher", asdict(size))
+    return build_once(folder, lambda partial: train_teacher(partial, size))
 
 
 def open_teacher(
     cache: Path, teacher: str, pairs: int, held_out: Sequence[tuple[str, str]], store: Store
 ) -> tuple[Path, dict[str, Any]]:
-    """A teacher's folder and what is known about it.
+    """A teacher's folder and what is known about it: `model`, `identity`, `recall` and, of the embedded one, its size.
 
     Args:
         cache: folder of everything that can be made again.
         teacher: EMBEDDED for the one trained here, else the id or folder of a sentence-transformers model.
         pairs: paraphrases the embedded one is trained on.
-        held_out: pairs of sentences that it was not trained on, by which it is judged.
+        held_out: pairs of sentences that it was not trained on, by which it is judged; see judge_teacher.
         store: keeps embeddings.
-
-    Returns:
-        The folder, and `model`, `identity`, `recall` (see judge_teacher) and what is known of the embedded one.
     """
     size = TeacherSize(pairs=pairs)
     is_ours = teacher == EMBEDDED
     folder = prepare_teacher(cache, size) if is_ours else teacher_folder(teacher)
-    recall = judge_teacher(folder, held_out, store)
-    made = asdict(size) if is_ours else {}
-    return folder, {"model": teacher, "identity": teacher_identity(folder), **made, "recall": recall}
+    facts = {"model": teacher, "identity": teacher_identity(folder), **(asdict(size) if is_ours else {})}
+    return folder, facts | {"recall": judge_teacher(folder, held_out, store)}
 
 
 def judge_teacher(folder: Path, pairs: Sequence[tuple[str, str]], store: Store) -> dict[str, Any]:
-    """How well a teacher finds the other sentence of a pair among all: recall at 1, an estimate in percent.
-
-    Args:
-        folder: of the teacher.
-        pairs: N pairs; the other sentence is looked for among those of all.
-        store: keeps its embeddings.
-    """
+    """Recall at 1, an estimate in percent: how well a teacher finds the other sentence of a pair among all others'."""
     sentences, rows = unique(sentence for pair in pairs for sentence in pair)
     embeddings = embed_sentences(folder, sentences, store, default_device())[rows]
-    ones, others = embeddings[::2], embeddings[1::2]
-    similarity = ones @ others.T
+    similarity = embeddings[::2] @ embeddings[1::2].T
     own = similarity.diagonal().copy()
     np.fill_diagonal(similarity, -np.inf)
     return vars(estimate({"paraphrases": own > similarity.max(1)}))

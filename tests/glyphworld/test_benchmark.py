@@ -25,6 +25,18 @@ def worlds():
     return made["train"], made["test"]
 
 
+@pytest.fixture(scope="module")
+def rows(worlds):
+    """The rows of every evaluation dataset, by name."""
+    return {name: eval_rows(dataset, worlds[1], SIZE) for name, dataset in DATASETS.items()}
+
+
+@pytest.fixture(scope="module")
+def pairs(worlds):
+    """The pairs of every training subset, by name."""
+    return {name: train_pairs(d, worlds[0], SIZE) for name, d in DATASETS.items() if d.distribution == "IND"}
+
+
 def test_the_shape_the_issue_asks_for():
     assert len(DATASETS) >= 14
     for distribution in ("IND", "OOD"):
@@ -37,10 +49,9 @@ def test_the_shape_the_issue_asks_for():
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_exactly_one_right_answer(worlds, name):
-    rows = eval_rows(DATASETS[name], worlds[1], SIZE)
-    assert len({(q.text, q.picture) for q, _ in rows}) == SIZE.queries
-    for query, candidates in rows:
+def test_exactly_one_right_answer(rows, name):
+    assert len({(q.text, q.picture) for q, _ in rows[name]}) == SIZE.queries
+    for query, candidates in rows[name]:
         right = [matches(query.meaning, c.meaning) for c in candidates]
         assert right[0]
         assert not any(right[1:])
@@ -49,19 +60,18 @@ def test_exactly_one_right_answer(worlds, name):
 
 
 @pytest.mark.parametrize("name", ["CaptionI2T", "CaptionT2I", "Edited", "Crop"])
-def test_hard_distractors_are_among_the_candidates(worlds, name):
+def test_hard_distractors_are_among_the_candidates(rows, name):
     """Some wrong candidate shares more with the right one than a random one does, in nearly every row."""
-    rows = eval_rows(DATASETS[name], worlds[1], SIZE)
     closest = []
-    for _, (right, *wrong) in rows:
+    for _, (right, *wrong) in rows[name]:
         features = benchmark._features(right.meaning)
         shared = sorted(len(features & benchmark._features(side.meaning)) for side in wrong)
         closest.append(shared[-1] - shared[len(shared) // 2])
     assert sum(gap > 0 for gap in closest) > 0.9 * len(closest)
 
 
-def test_the_unchanged_image_is_a_candidate_of_an_edit(worlds):
-    for query, candidates in eval_rows(DATASETS["Edited"], worlds[1], SIZE):
+def test_the_unchanged_image_is_a_candidate_of_an_edit(rows):
+    for query, candidates in rows["Edited"]:
         assert query.picture in [side.picture for side in candidates[1:]]
 
 
@@ -69,34 +79,30 @@ def scenes_of(side):
     return {side.picture.scene.content} if side.picture else set()
 
 
-def test_train_and_test_share_no_scene(worlds):
-    train = {c for d in DATASETS.values() if d.distribution == "IND" for pair in train_pairs(d, worlds[0], SIZE)
-             for side in pair for c in scenes_of(side)}  # fmt: skip
-    test = {c for d in DATASETS.values() for query, candidates in eval_rows(d, worlds[1], SIZE)
-            for side in (query, *candidates) for c in scenes_of(side)}  # fmt: skip
+def test_train_and_test_share_no_scene(rows, pairs):
+    train = {scene for some in pairs.values() for pair in some for side in pair for scene in scenes_of(side)}
+    asked = (side for some in rows.values() for query, candidates in some for side in (query, *candidates))
+    test = {scene for side in asked for scene in scenes_of(side)}
     assert len(train) > 100
     assert len(test) > 100
     assert not train & test
 
 
-def test_ood_is_a_real_shift(worlds):
-    rows = {name: eval_rows(d, worlds[1], SIZE) for name, d in DATASETS.items() if d.distribution == "OOD"}
+def test_ood_is_a_real_shift(rows, pairs):
     for query, _ in rows["ColouredObject"]:
         assert all((t.name, t.colour) in HELD_OUT for t in query.picture.scene.things)
     assert all(query.picture.style.noise for query, _ in rows["ObjectRotated"])
-    questions = {q.text for q, _ in train_pairs(DATASETS["ColourQA"], worlds[0], SIZE)}
-    assert not questions & {q.text for q, _ in rows["RelationQA"]}
+    assert not {q.text for q, _ in pairs["ColourQA"]} & {q.text for q, _ in rows["RelationQA"]}
     words = [len(q.text.split()) for q, _ in rows["LongCaptionT2I"]]
-    short = [len(q.text.split()) for q, _ in train_pairs(DATASETS["CaptionT2I"], worlds[0], SIZE)]
+    short = [len(q.text.split()) for q, _ in pairs["CaptionT2I"]]
     assert sum(words) / len(words) > 1.5 * sum(short) / len(short)
 
 
-def test_training_pairs_hold_and_repeat(worlds):
+def test_training_pairs_hold_and_repeat(pairs):
     """Repetitions are what makes false negatives: different rows whose targets mean the same."""
-    for dataset in (d for d in DATASETS.values() if d.distribution == "IND"):
-        pairs = train_pairs(dataset, worlds[0], SIZE)
-        assert all(matches(query.meaning, target.meaning) for query, target in pairs)
-        assert max(Counter(target.meaning for _, target in pairs).values()) > 1, dataset.name
+    for name, some in pairs.items():
+        assert all(matches(query.meaning, target.meaning) for query, target in some)
+        assert max(Counter(target.meaning for _, target in some).values()) > 1, name
 
 
 def test_files_are_mmebs_own_format(small_build):
@@ -169,7 +175,8 @@ def test_an_interrupted_build_is_never_seen(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_prepare_builds_once(tmp_path):
+def test_prepare_builds_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(Picture, "save", lambda picture, root: (root / picture.path).touch())
     root = benchmark.prepare(tmp_path, SMALL)
     stamp = (root / "manifest.json").stat().st_mtime_ns
     assert benchmark.prepare(tmp_path, SMALL) == root

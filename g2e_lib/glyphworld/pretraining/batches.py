@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import PreTrainedModel
 
 from g2e_lib.backbone.processor import G2EProcessor
 from g2e_lib.backbone.qwen2vl import hidden_states
 from g2e_lib.glyphworld.pretraining.corpus import Conversation
-from g2e_lib.glyphworld.world.render import crop_cell, render
+from g2e_lib.glyphworld.world.render import render
 
 IGNORED = -100  # label of tokens that carry no loss
 LENGTH_STEP = 8  # tokens
@@ -18,19 +18,14 @@ LENGTH_STEP = 8  # tokens
 
 def conversation_image(conversation: Conversation) -> Image.Image | None:
     """The picture of a conversation (cropped to one cell if it says so), or None."""
-    if conversation.scene is None:
-        return None
-    image = render(conversation.scene, conversation.view)
-    return image if conversation.place is None else crop_cell(image, conversation.place)
+    scene = conversation.scene
+    return render(scene, conversation.view, place=conversation.place) if scene else None
 
 
 def tokenize(conversation: Conversation, processor: G2EProcessor, visual_tokens: int) -> tuple[list[int], list[int]]:
-    """Token ids and labels of a conversation; labels are IGNORED except on what the assistant says.
+    """Token ids and labels of a conversation whose picture takes so many visual tokens (0 without one).
 
-    Args:
-        conversation: the chat.
-        processor: its tokenizer is used.
-        visual_tokens: how many placeholder tokens the picture takes; 0 without one.
+    Labels are IGNORED except on what the assistant says.
     """
     ids, labels = [], []
     for text, is_answer in conversation.segments():
@@ -78,12 +73,8 @@ def _pad(items: list[tuple], width: int, pad_token_id: int) -> dict:
     return batch
 
 
-def forward(model: Qwen2VLForConditionalGeneration, batch: dict) -> tuple[Tensor, Tensor]:
-    """Logits of the tokens that carry loss, and those tokens.
-
-    Returns:
-        (labelled, vocabulary) float32 and (labelled,) int64.
-    """
+def forward(model: PreTrainedModel, batch: dict) -> tuple[Tensor, Tensor]:
+    """Logits (labelled, vocabulary) float32 of the tokens that carry loss, and those tokens (labelled,) int64."""
     hidden = hidden_states(model, batch["input_ids"], batch.get("pixel_values"), batch.get("image_grid_thw"))
     labels = batch["labels"][:, 1:]
     row, column = (labels != IGNORED).nonzero(as_tuple=True)

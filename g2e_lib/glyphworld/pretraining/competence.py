@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 import numpy as np
 import torch
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import PreTrainedModel
 
 from g2e_lib.backbone.processor import G2EProcessor
 from g2e_lib.embedder import Embedder
@@ -29,22 +29,14 @@ GATES = {"colour": (0.95, 0.95), "at place": (0.90, 0.95), "single": (0.90, 0.95
 
 @torch.inference_mode()
 def competence(
-    model: Qwen2VLForConditionalGeneration,
+    model: PreTrainedModel,
     processor: G2EProcessor,
     split: Split,
     per_kind: int = 300,
     seed: int = 0,
     kinds: Collection[str] = (),
 ) -> list[dict]:
-    """Ask questions about pictures, and about descriptions, of scenes of `split`.
-
-    Args:
-        model: the base model.
-        processor: its processor.
-        split: "validation" to choose a model, never "test".
-        per_kind: how many questions of each kind.
-        seed: of the scenes and questions.
-        kinds: which kinds; none means all.
+    """Ask questions of every kind, or of `kinds`, about pictures and about descriptions of scenes of `split`.
 
     Returns:
         One record per kind and source ("image" or "text"): kind, source, and the share of right answers as an
@@ -68,9 +60,7 @@ def competence(
     return records
 
 
-def _exactly_right(
-    model: Qwen2VLForConditionalGeneration, processor: G2EProcessor, conversations: list[Conversation]
-) -> np.ndarray:
+def _exactly_right(model: PreTrainedModel, processor: G2EProcessor, conversations: list[Conversation]) -> np.ndarray:
     """For each conversation, in no particular order, whether every answer token is right: (N,) bool."""
     right = []
     for batch in batches(conversations, processor, chunk_tokens=4096):
@@ -103,8 +93,3 @@ def verdict(records: list[dict]) -> str:
     """One sentence on whether the gates are met, naming those that are not."""
     missed = missed_gates(records)
     return f"below the gate: {'; '.join(missed)}" if missed else "every gate is met"
-
-
-def passes_gates(records: list[dict]) -> bool:
-    """Tell whether every gate of GATES is met."""
-    return not missed_gates(records)

@@ -1,9 +1,7 @@
 """Conversations the base model is pre-trained on: generative instruction data about scenes, and nothing else.
 
 A conversation shows a picture, or a text about one, and goes on with questions, descriptions, one-word summaries,
-edits and pointing. No two items are ever compared: there is no contrastive signal. Neither the papers' prompts nor
-the benchmark's instructions occur word for word; the model meets paraphrases of them, so that a prompt is an
-instruction it has to understand, not a string it has seen.
+edits and pointing. No two items are ever compared: there is no contrastive signal.
 """
 
 import random
@@ -11,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import permutations
 
+from g2e_lib.glyphworld.pretraining import requests
+from g2e_lib.glyphworld.pretraining.requests import ask_for_one_word, plain_system, wrap
 from g2e_lib.glyphworld.world.language import (
     Question,
     edits,
@@ -23,7 +23,7 @@ from g2e_lib.glyphworld.world.language import (
 )
 from g2e_lib.glyphworld.world.scenes import Scene, Split, Thing, sample_scene, sample_thing
 from g2e_lib.glyphworld.world.vocabulary import BACKGROUNDS, COLOURS, KIND_OF, KINDS, NUMBERS, OBJECTS, PLACES
-from g2e_lib.prompts import ASSISTANT_HEADER, PROMPTS, TURN_END, turn, user_content
+from g2e_lib.prompts import ASSISTANT_HEADER, TURN_END, turn, user_content
 
 QUESTIONS_PER_DIALOGUE = 8
 IN_SEVERAL_WORDS = ("list", "describe at")  # kinds of questions that cannot be answered in one word or place
@@ -57,104 +57,6 @@ class Conversation:
             yield "\n", False
 
 
-VERBS = ("summarize", "describe", "name", "represent", "express", "label", "capture", "sum up", "condense")
-IMAGE_NOUNS, TEXT_NOUNS = ("image", "picture", "image"), ("text", "sentence", "caption", "text", "phrase")
-MIXED_NOUNS = ("image/text", "text or image", "text/image", "input", "content", "image or text")
-QUALIFIERS = ("", "given ", "provided ", "above ", "following ", "shown ")
-IN_ONE_WORD = ("in one word", "in one word", "with one word", "in a single word", "using one word", "by one word")
-IMAGE_LEADS = ("Given an image,", "If there is an image,", "For an image,", "Given a picture,", "With an image,")
-TEXT_LEADS = ("Given only text,", "If there is only text,", "For text,", "Given only a text,", "Given text,")
-ONE_WORD_RULES = ("Answer in one word.", "Reply with a single word.", "Always answer in one word.", "Use one word.")
-HELPFUL = "You are a helpful assistant."
-
-# Lines around an item that say what it is used for; the embedding should be able to read past them.
-ABOUT_IMAGE = (
-    "Represent this picture for classification.",
-    "Find a caption describing the shown picture.",
-    "Classify the given picture.",
-    "Represent the picture.",
-    "Identify the object in the picture for classification.",
-    "Find another picture that looks like the given one.",
-    "Represent the portion of a picture.",
-    "This is a cropped image of one object.",
-    "Find the everyday picture that shows the same.",
-)
-ABOUT_TEXT = (
-    "Find a picture that fits the caption: {}",
-    "Find me a picture for the given sentence: {}",
-    "Represent the caption: {}",
-    "Here is a description: {}",
-    "Search for an image that shows {}",
-    "Retrieve the picture that matches this dialogue: {}",
-    "Represent the answer: {}",
-)
-ABOUT_QUESTION = (
-    "Answer the question about the image: {}",
-    "Look at the given picture and answer the following question: {}",
-    "Represent the picture with this question: {}",
-    "Question: {}",
-)
-ABOUT_EDIT = (
-    "Find the picture after the following change: {}",
-    "Given the picture, find a similar one with this change: {}",
-    "Change the picture: {}",
-    "The described changes are: {}",
-)
-ABOUT_PART = (
-    "Find the part of the image with {}",
-    "Select the part of the picture that shows {}",
-    "Crop the image to {}",
-    "Select the portion that answers: where is {}?",
-)
-ABOUT_IMAGE_TEXT = ("Represent the picture with its caption: {}", "Find the image with this text: {}", "{}", "{}")
-
-
-def _paper_sentences() -> frozenset[str]:
-    lines = [p.system for p in PROMPTS.values() if p.system]
-    for prompt in PROMPTS.values():
-        for line in (prompt.query, prompt.target):
-            lines += [line.with_image, line.text_only] if line else []
-    sentences = [s for line in lines for s in line.replace(":", ".").split(".")]
-    return frozenset(s.strip().lower() for s in sentences if s.strip())
-
-
-PAPER_SENTENCES = _paper_sentences()
-
-
-def quotes_a_paper(text: str) -> bool:
-    """Tell whether `text` contains a sentence of a paper's prompt, whatever its capitals."""
-    return any(sentence in text.lower() for sentence in PAPER_SENTENCES)
-
-
-def _clause(rng: random.Random, nouns: tuple[str, ...]) -> str:
-    return f"{rng.choice(VERBS)} the {rng.choice(QUALIFIERS)}{rng.choice(nouns)} {rng.choice(IN_ONE_WORD)}"
-
-
-def one_word_system(rng: random.Random) -> str:
-    """A system message that asks for one word, about images, about texts, or about both; never a paper's own."""
-    while True:
-        image = f"{rng.choice(IMAGE_LEADS)} {_clause(rng, IMAGE_NOUNS)}."
-        text = f"{rng.choice(TEXT_LEADS)} {_clause(rng, TEXT_NOUNS)}."
-        both = _clause(rng, MIXED_NOUNS).capitalize() + "."
-        two_levels = f"{image} {text}", f"{image} {text}", f"{text} {image}"
-        message = rng.choice((*two_levels, both, rng.choice(ONE_WORD_RULES)))
-        if not quotes_a_paper(message):
-            return message
-
-
-def one_word_line(rng: random.Random, has_image: bool) -> str:
-    """A closing line of a user turn that asks for one word; never a paper's own."""
-    nouns = IMAGE_NOUNS + MIXED_NOUNS if has_image else TEXT_NOUNS + TEXT_NOUNS + MIXED_NOUNS
-    while True:
-        line = _clause(rng, nouns).capitalize()
-        if rng.random() < 0.25:
-            article = rng.choice(("of the ", "of the given ", "of the above ", "above "))
-            line = f"Summary {article}{rng.choice(nouns)} {rng.choice(IN_ONE_WORD)}"
-        line += rng.choice((".", ".", ":"))
-        if not quotes_a_paper(line):
-            return line
-
-
 def one_word(scene_or_thing: Scene | Thing, rng: random.Random) -> str:
     """A one-word summary as one of many annotators might give it: an object, a colour, a kind or the background."""
     is_scene = isinstance(scene_or_thing, Scene)
@@ -165,22 +67,6 @@ def one_word(scene_or_thing: Scene | Thing, rng: random.Random) -> str:
     if draw < 0.85:
         return thing.colour
     return scene_or_thing.background if is_scene and draw < 0.90 else KIND_OF[thing.name]
-
-
-def _ask_for_one_word(rng: random.Random, content: str, has_image: bool) -> tuple[str | None, str]:
-    """Wrap content in a one-word request at the system level, the user level, or both: (system, user)."""
-    level = rng.choice(("system", "system", "user", "both", "both"))
-    system = one_word_system(rng) if level != "user" else rng.choice((None, None, None, HELPFUL))
-    line = one_word_line(rng, has_image) if level != "system" else None
-    return system, "\n".join(part for part in (content, line) if part)
-
-
-def _plain_system(rng: random.Random) -> str | None:
-    return HELPFUL if rng.random() < 0.2 else None
-
-
-def _wrap(rng: random.Random, templates: tuple[str, ...], text: str) -> str:
-    return rng.choice(templates).format(text) if rng.random() < 0.6 else text
 
 
 def _turns(rng: random.Random, pool: list[Question]) -> list[tuple[str, str]]:
@@ -235,12 +121,12 @@ def inventory(rng: random.Random, scene: Scene) -> Conversation:
 
 
 def _about_picture(rng: random.Random, scene: Scene, turns: list[tuple[str, str]]) -> Conversation:
-    return Conversation(tuple(turns), _plain_system(rng), scene, view=rng.getrandbits(32))
+    return Conversation(tuple(turns), plain_system(rng), scene, view=rng.getrandbits(32))
 
 
 def _about_text(rng: random.Random, context: str, turns: list[tuple[str, str]]) -> Conversation:
     (first, answer), *rest = turns
-    return Conversation(((f"{context}\n{first}", answer), *rest), _plain_system(rng))
+    return Conversation(((f"{context}\n{first}", answer), *rest), plain_system(rng))
 
 
 def _about_picture_or_text(rng: random.Random, scene: Scene, turns: list[tuple[str, str]]) -> Conversation:
@@ -257,8 +143,8 @@ def repetition(rng: random.Random, scene: Scene) -> Conversation:
 
 def one_word_image(rng: random.Random, scene: Scene) -> Conversation:
     """A picture, or a crop of one, summarized in one word."""
-    about = rng.choice(ABOUT_IMAGE) if rng.random() < 0.5 else ""
-    system, user = _ask_for_one_word(rng, about, has_image=True)
+    about = rng.choice(requests.ABOUT_IMAGE) if rng.random() < 0.5 else ""
+    system, user = ask_for_one_word(rng, about, has_image=True)
     place = rng.choice(scene.things).place if rng.random() < 0.25 else None
     shown = next((t for t in scene.things if t.place == place), scene)
     return Conversation(((user, one_word(shown, rng)),), system, scene, place, rng.getrandbits(32))
@@ -276,7 +162,7 @@ def one_word_text(rng: random.Random, scene: Scene) -> Conversation:
     else:
         caption = long_caption if rng.random() < 0.4 else short_caption
         text, answer = caption(scene, rng)[0], one_word(scene, rng)
-    system, user = _ask_for_one_word(rng, _wrap(rng, ABOUT_TEXT, text), has_image=False)
+    system, user = ask_for_one_word(rng, wrap(rng, requests.ABOUT_TEXT, text), has_image=False)
     return Conversation(((user, answer),), system)
 
 
@@ -299,17 +185,17 @@ def one_word_answer(rng: random.Random, scene: Scene) -> Conversation:
     task = rng.choice(("question", "question", "edit", "part", "caption"))
     if task == "question":
         question = rng.choice([q for q in questions(scene, rng) if q.kind not in IN_SEVERAL_WORDS])
-        content, answer = _wrap(rng, ABOUT_QUESTION, question.text), question.answer
+        content, answer = wrap(rng, requests.ABOUT_QUESTION, question.text), question.answer
     elif task == "edit":
         edit = rng.choice(edits(scene, rng))
-        content, answer = _wrap(rng, ABOUT_EDIT, edit.text), one_word(edit.result, rng)
+        content, answer = wrap(rng, requests.ABOUT_EDIT, edit.text), one_word(edit.result, rng)
     elif task == "part":
         content, thing = _part(rng, scene)
         answer = one_word(thing, rng)
     else:
         caption = short_caption(scene, rng)[0]
-        content, answer = rng.choice(ABOUT_IMAGE_TEXT).format(caption), one_word(scene, rng)
-    system, user = _ask_for_one_word(rng, content, has_image=True)
+        content, answer = rng.choice(requests.ABOUT_IMAGE_TEXT).format(caption), one_word(scene, rng)
+    system, user = ask_for_one_word(rng, content, has_image=True)
     return Conversation(((user, answer),), system, scene, view=rng.getrandbits(32))
 
 
@@ -318,7 +204,7 @@ def _part(rng: random.Random, scene: Scene) -> tuple[str, Thing]:
     names = [f"the {thing.colour} {thing.name}", f"the object at the {PLACES[thing.place]}"]
     if len(scene.named(thing.name)) == 1:
         names.append(f"the {thing.name}")
-    return rng.choice(ABOUT_PART).format(rng.choice(names)), thing
+    return rng.choice(requests.ABOUT_PART).format(rng.choice(names)), thing
 
 
 def instructed(rng: random.Random, scene: Scene) -> Conversation:
@@ -327,19 +213,19 @@ def instructed(rng: random.Random, scene: Scene) -> Conversation:
     view = rng.getrandbits(32)
     if task == "edit":
         edit = rng.choice(edits(scene, rng))
-        user = _wrap(rng, ABOUT_EDIT, edit.text) + rng.choice(("", "\ndescribe the result."))
-        return Conversation(((user, long_caption(edit.result, rng)[0]),), _plain_system(rng), scene, view=view)
-    if task == "part":
+        user = wrap(rng, requests.ABOUT_EDIT, edit.text) + rng.choice(("", "\ndescribe the result."))
+        answer = long_caption(edit.result, rng)[0]
+    elif task == "part":
         user, thing = _part(rng, scene)
         answer = f"{phrase(thing)} at the {PLACES[thing.place]}"
-        return Conversation(((user, answer),), _plain_system(rng), scene, view=view)
-    caption = short_caption(scene, rng)[0]
-    if task == "caption":
-        user = rng.choice(("caption the image.", "Write a short caption.", *ABOUT_IMAGE[:4]))
-        return Conversation(((user, caption),), _plain_system(rng), scene, view=view)
-    names = join_with_and([f"the {t.colour} {t.name}" for t in rng.sample(scene.things, len(scene.things))])
-    user = rng.choice(("rewrite: {}", "say it differently: {}", *ABOUT_TEXT)).format(names)
-    return Conversation(((user, caption),), _plain_system(rng))
+    else:
+        answer = short_caption(scene, rng)[0]
+        if task == "rewrite":
+            names = join_with_and([f"the {t.colour} {t.name}" for t in rng.sample(scene.things, len(scene.things))])
+            user = rng.choice(("rewrite: {}", "say it differently: {}", *requests.ABOUT_TEXT)).format(names)
+            return Conversation(((user, answer),), plain_system(rng))
+        user = rng.choice(("caption the image.", "Write a short caption.", *requests.ABOUT_IMAGE[:4]))
+    return Conversation(((user, answer),), plain_system(rng), scene, view=view)
 
 
 def uninstructed(rng: random.Random, scene: Scene) -> Conversation:
@@ -349,14 +235,14 @@ def uninstructed(rng: random.Random, scene: Scene) -> Conversation:
         place = rng.choice(scene.things).place if rng.random() < 0.2 else None
         shown = next((t for t in scene.things if t.place == place), None)
         caption = f"this image shows {phrase(shown)}." if shown else long_caption(scene, rng)[0]
-        return Conversation((("", caption),), _plain_system(rng), scene, place, rng.getrandbits(32))
+        return Conversation((("", caption),), plain_system(rng), scene, place, rng.getrandbits(32))
     if draw < 0.7:
         text = (long_caption if rng.random() < 0.5 else short_caption)(scene, rng)[0]
-        return Conversation(((text, short_caption(scene, rng)[0]),), _plain_system(rng))
+        return Conversation(((text, short_caption(scene, rng)[0]),), plain_system(rng))
     word = rng.choice((*OBJECTS, *COLOURS, *NUMBERS, *PLACES))
     kind = KIND_OF.get(word) or ("colour" if word in COLOURS else "number" if word in NUMBERS else "place")
     ask = rng.choice(("", "", "what is {}?", "what kind of thing is {}?")).format(with_article(word))
-    return Conversation(((ask or word, f"{with_article(word)} is a kind of {kind}."),), _plain_system(rng))
+    return Conversation(((ask or word, f"{with_article(word)} is a kind of {kind}."),), plain_system(rng))
 
 
 # Shares of conversations. Dialogues are dense in signal (about ten answers each), so they dominate the tokens too.

@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import PreTrainedModel
 
 from g2e_lib.backbone.processor import G2EProcessor
 from g2e_lib.backbone.qwen2vl import PACKED_ATTENTION
@@ -43,7 +43,7 @@ BASE_MODELS = Path(__file__).with_name("base_models.json")
 TOKENIZER_SAMPLE = 20_000  # conversations the tokenizer is trained on
 
 
-def train_step(model: Qwen2VLForConditionalGeneration, processor: G2EProcessor, recipe: Recipe, step: int) -> float:
+def train_step(model: PreTrainedModel, processor: G2EProcessor, recipe: Recipe, step: int) -> float:
     """Accumulate the gradient of one step of the second phase; returns the mean loss in nats a token."""
     rng = random.Random(f"language {recipe.seed} {step}")
     lesson = lesson_at(step, recipe)
@@ -75,21 +75,34 @@ def pretrain(recipe: Recipe, folder: Path) -> Path:
     processor = build_processor(build_tokenizer(tokenizer_texts(recipe.seed)))
     model = build_model(processor.tokenizer, recipe.seed)
     model.model.visual.set_attn_implementation(PACKED_ATTENTION)
-    vision, state = folder / "vision.safetensors", folder / "state.safetensors"
-    if vision.exists():
-        model.model.visual.load_state_dict(load_file(vision))
-    else:
-        _log(folder, {"recipe": asdict(recipe), "processes": world_size()})
-        started = time.perf_counter()
-        for record in pretrain_vision(model, processor, recipe):
-            _log(folder, record | {"seconds": round(time.perf_counter() - started, 1)})
-            started = time.perf_counter()
-        if rank() == 0:
-            with atomic_path(vision) as partial:
-                save_file(model.model.visual.state_dict(), partial)
+    _teach_vision(model, processor, recipe, folder)
     model.model.visual.requires_grad_(requires_grad=False)
+    _teach_language(model, processor, recipe, folder)
+    if rank() == 0:
+        model.to(torch.bfloat16).save_pretrained(folder / "model")
+        processor.save_pretrained(folder / "model")
+        write_training_record(folder, recipe)
+    return folder / "model"
+
+
+def _teach_vision(model: PreTrainedModel, processor: G2EProcessor, recipe: Recipe, folder: Path) -> None:
+    tower, saved = model.model.visual, folder / "vision.safetensors"
+    if saved.exists():
+        tower.load_state_dict(load_file(saved))
+        return
+    _log(folder, {"recipe": asdict(recipe), "processes": world_size()})
+    started = time.perf_counter()
+    for record in pretrain_vision(model, processor, recipe):
+        _log(folder, record | {"seconds": round(time.perf_counter() - started, 1)})
+        started = time.perf_counter()
+    if rank() == 0:
+        with atomic_path(saved) as partial:
+            save_file(tower.state_dict(), partial)
+
+
+def _teach_language(model: PreTrainedModel, processor: G2EProcessor, recipe: Recipe, folder: Path) -> None:
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = Optimizer(parameters, recipe.weight_decay)
+    optimizer, state = Optimizer(parameters, recipe.weight_decay), folder / "state.safetensors"
     finished = optimizer.load(state)
     model.train()
     started, losses = time.perf_counter(), []
@@ -105,10 +118,6 @@ def pretrain(recipe: Recipe, folder: Path) -> Path:
             if rank() == 0:
                 optimizer.save(state, step + 1)
             started, losses = time.perf_counter(), []
-    if rank() == 0:
-        save_model(model, processor, folder / "model")
-        write_training_record(folder, recipe)
-    return folder / "model"
 
 
 def _log(folder: Path, record: dict) -> None:
@@ -127,15 +136,9 @@ def tokenizer_texts(seed: int) -> Iterator[str]:
         yield text
 
 
-def save_model(model: Qwen2VLForConditionalGeneration, processor: G2EProcessor, folder: Path) -> None:
-    """Write an ordinary Hugging Face directory with bf16 weights."""
-    model.to(torch.bfloat16).save_pretrained(folder)
-    processor.save_pretrained(folder)
-
-
 def write_training_record(folder: Path, recipe: Recipe) -> None:
     """Write `model/training.jsonl`: the facts of a training run in the first line, then its log."""
-    records = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    records = _lines(folder / "log.jsonl")
     weights = folder / "model" / "model.safetensors"
     with safe_open(weights, "pt") as file:
         parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
@@ -167,19 +170,17 @@ def read_training_record(folder: str | Path) -> tuple[dict, list[dict]]:
     path = Path(folder) / TRAINING_RECORD
     if not path.is_file():
         raise ValueError(f"{folder} has no {TRAINING_RECORD}: it is not a GlyphWorld base model, use glyphworld-base")
-    facts, *log = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    facts, *log = _lines(path)
     return facts, log
 
 
-def main() -> None:
-    """Train into the folder of the first argument; `name=value` after it sets a number of the recipe."""
+def _lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+if __name__ == "__main__":  # trains into the folder of the first argument; `name=value` sets a number of the recipe
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("gloo")
         torch.set_num_threads(1)
     overrides = dict(pair.split("=") for pair in sys.argv[2:])
-    recipe = replace(Recipe(), **{key: json.loads(value) for key, value in overrides.items()})
-    pretrain(recipe, Path(sys.argv[1]))
-
-
-if __name__ == "__main__":
-    main()
+    pretrain(replace(Recipe(), **{key: json.loads(value) for key, value in overrides.items()}), Path(sys.argv[1]))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from g2e_lib.backbone.processor import G2EProcessor
 from g2e_lib.backbone.qwen2vl import encode_images
@@ -63,7 +63,7 @@ def cell_labels(scene: Scene, place: int | None = None) -> list[tuple[int, int, 
     return cells if place is None else [(*cells[place][:3], len(PLACES))]
 
 
-def pretrain_vision(model: Qwen2VLForConditionalGeneration, processor: G2EProcessor, recipe: Recipe) -> Iterator[dict]:
+def pretrain_vision(model: PreTrainedModel, processor: G2EProcessor, recipe: Recipe) -> Iterator[dict]:
     """Run the first phase in place, yielding a log record a hundred steps."""
     visual = model.model.visual
     torch.manual_seed(recipe.seed)

@@ -65,9 +65,8 @@ def long_caption(scene: Scene, rng: random.Random) -> tuple[str, Statement]:
             f"this image shows {number} {objects}. the background is {scene.background}.",
         )
     )
-    sentence = rng.choice(
-        ("{phrase} is at the {place}.", "at the {place} there is {phrase}.", "at the {place}: {phrase}.")
-    )
+    sentences = "{phrase} is at the {place}.", "at the {place} there is {phrase}.", "at the {place}: {phrase}."
+    sentence = rng.choice(sentences)
     details = [sentence.format(phrase=phrase(t), place=p) for t, p in zip(things, places, strict=True)]
     parts = [backdrop, *details] if rng.random() < 0.7 else [*details, backdrop]
     return " ".join(parts), statement
@@ -87,11 +86,7 @@ def questions(
 ) -> list[Question]:
     """All questions whose answer is unambiguous in `scene`, each in a randomly chosen wording.
 
-    Args:
-        scene: what is asked about.
-        rng: chooses the wordings.
-        knows_places: False leaves out what a caption without places cannot answer.
-        knows_background: likewise for the background.
+    What a caption without places, or without the background, cannot answer is left out if so told.
     """
     found = [*_thing_questions(scene, rng), *_count_questions(scene, rng)]
     if knows_places:

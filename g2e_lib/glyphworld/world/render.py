@@ -80,12 +80,7 @@ def outline(name: str) -> tuple[np.ndarray, ...]:
 
 @cache
 def glyph_mask(name: str, size: int, rotation: tuple[int, int] = UPRIGHT) -> np.ndarray:
-    """Rasterise a glyph by the non-zero winding rule.
-
-    Args:
-        name: an object.
-        size: longer side of its bounding box, pixels.
-        rotation: (cosine, sine) times 25.
+    """Rasterise an object's glyph, its longer side `size` pixels, by the non-zero winding rule.
 
     Returns:
         (height, width) int64, sub-samples covered, 0 to 16; read-only, shared by all callers.
@@ -124,13 +119,14 @@ def _draw(cell: np.ndarray, thing: Thing, rng: random.Random, style: Style) -> N
     area[:] = (area * (full - coverage) + np.array(COLOURS[thing.colour]) * coverage + full // 2) // full
 
 
-def render(scene: Scene, view: int = 0, style: Style | None = None) -> Image.Image:
-    """Draw a scene as a 64x64 RGB picture.
+def render(scene: Scene, view: int = 0, style: Style | None = None, place: int | None = None) -> Image.Image:
+    """Draw a scene as a 64x64 RGB picture, or the 32x32 cell at one place of it.
 
     Args:
         scene: what to draw.
         view: another view draws the same content with other sizes, offsets and noise.
         style: rotation and noise; None is the plain style.
+        place: 0..3, row-major; None shows the whole scene.
     """
     style = style or Style()
     rng = random.Random(f"{scene.content} | view {view}")
@@ -141,21 +137,10 @@ def render(scene: Scene, view: int = 0, style: Style | None = None) -> Image.Ima
     if style.noise:
         noise = np.frombuffer(rng.randbytes(pixels.size), dtype=np.uint8).astype(np.int64).reshape(pixels.shape)
         pixels = np.clip(pixels + noise * (2 * style.noise + 1) // 256 - style.noise, 0, 255)
-    return Image.fromarray(pixels.astype(np.uint8))
+    return Image.fromarray((pixels if place is None else cell_of(pixels, place)).astype(np.uint8))
 
 
 def cell_of(pixels: np.ndarray, place: int) -> np.ndarray:
-    """The 32x32 view of a picture's pixels at a place (a crop around the object there).
-
-    Args:
-        pixels: (64, 64, 3), any dtype.
-        place: 0..3, row-major.
-    """
+    """The 32x32 view of a picture's pixels, (64, 64, 3) of any dtype, at a place (0..3, row-major)."""
     top, left = (CELL * k for k in divmod(place, 2))
     return pixels[top : top + CELL, left : left + CELL]
-
-
-def crop_cell(image: Image.Image, place: int) -> Image.Image:
-    """Cut the 32x32 cell at a place (0..3, row-major) out of a picture."""
-    row, column = divmod(place, 2)
-    return image.crop((column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL))

@@ -8,12 +8,11 @@ from g2e_lib.glyphworld.pretraining import corpus
 from g2e_lib.glyphworld.pretraining.corpus import (
     FEW_OBJECTS,
     LESSONS,
-    PAPER_SENTENCES,
     inventory,
     named,
-    quotes_a_paper,
     sample_conversation,
 )
+from g2e_lib.glyphworld.pretraining.requests import PAPER_SENTENCES, quotes_a_paper
 from g2e_lib.glyphworld.world.scenes import Scene, Thing
 from g2e_lib.prompts import ASSISTANT_HEADER, PROMPTS, render
 

@@ -1,3 +1,4 @@
+import json
 import random
 from itertools import product
 
@@ -85,6 +86,5 @@ def test_other_meanings_match_when_equal():
 def test_meanings_survive_json():
     relation = Statement((Thing(None, "sun", None), Thing(None, "king", "blue")), count=2, relations=((0, "above", 1),))
     for meaning in (SUN_OVER_KING, relation, Label("red"), Crop("white", "sun", "red")):
-        import json
-
         assert meaning_from_record(json.loads(json.dumps(meaning_record(meaning)))) == meaning
+    assert meaning_record(relation)["type"] == "Claim"  # as published builds have it
