@@ -72,7 +72,7 @@ def row_at_a_time(q: np.ndarray, t: np.ndarray, positive_of: np.ndarray) -> list
 def peak_above_inputs(case: tuple[int, int, int]) -> float:
     """MiB that mining adds to what is resident with the inputs; run in a process of its own, on Linux."""
     pairs = make_pairs(*case)
-    mine_clusters(*(one[:50] for one in pairs[:2]), np.arange(50))  # code and libraries are loaded
+    mine_clusters(*(embeddings[:50] for embeddings in pairs[:2]), np.arange(50))  # code and libraries are loaded
     reset_peak_memory()
     before = memory_mib("VmRSS")
     mine_clusters(*pairs)

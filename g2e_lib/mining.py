@@ -5,6 +5,7 @@ model they were mined from by checksum.
 """
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -27,9 +28,8 @@ from g2e_lib.project.store import Store, read_json, write_text
 def embed_subset(embedder: Embedder, subset: Subset, store: Store) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings of a subset's queries, (N, D), and of its distinct targets, (M, D); each distinct item once."""
     queries, rows = unique(pair.query for pair in subset.pairs)
-    return encode_cached(embedder, queries, "query", store)[rows], encode_cached(
-        embedder, subset.targets, "target", store
-    )
+    query_embeddings = encode_cached(embedder, queries, "query", store)[rows]
+    return query_embeddings, encode_cached(embedder, subset.targets, "target", store)
 
 
 def labelled_subsets(facts: Mapping[str, Mapping[str, Any]] | None = None) -> set[str]:
@@ -40,17 +40,17 @@ def labelled_subsets(facts: Mapping[str, Mapping[str, Any]] | None = None) -> se
     """
     if facts is None:
         facts = reference("mmeb_datasets").set_index("dataset").to_dict("index")
-    names = {name for name, one in facts.items() if one["meta_task"] == "classification"}
+    names = {name for name, fact in facts.items() if fact["meta_task"] == "classification"}
     return names | {TRAIN_NAMES[name] for name in names if name in TRAIN_NAMES}
 
 
 def mine_subset(
     embedder: Embedder, subset: Subset, miner: Miner, is_labelled: bool, store: Store, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Mine one subset, through the store.
+    """Mine one subset under the embedder's prompt.
 
     Args:
-        embedder: with its prompt.
+        embedder: embeds.
         subset: the pairs.
         miner: how to mine.
         is_labelled: see labelled_subsets.
@@ -73,7 +73,8 @@ def mine_subset(
                 f"{miner.method} finds no negatives in subset {subset.name!r} ({len(subset.pairs)} pairs, "
                 f"{len(subset.targets)} distinct targets): leave it out, or use more of it"
             )
-        return {"clusters": [c.tolist() for c in clusters], "seconds": round(time.perf_counter() - started, 3)}
+        seconds = round(time.perf_counter() - started, 3)
+        return {"clusters": [np.asarray(cluster).tolist() for cluster in clusters], "seconds": seconds}
 
     key = {
         "mined from": [embedder.key("query"), embedder.key("target"), subset_digest(subset)],
@@ -113,7 +114,7 @@ def describe_clusters(
         "rows": distinct,
         "rows_of": len(subset.pairs),
         "mean_size": total / len(clusters),
-        "hardness": [round(one, 4) for one in hardness],
+        "hardness": [round(cosine, 4) for cosine in hardness],
         "positive": float(positive.mean()),
         "passes": 2 * total / distinct,
     }
@@ -122,17 +123,9 @@ def describe_clusters(
 def save_clusters(
     path: Path, clusters: Mapping[str, list[list[int]]], subsets: Sequence[Subset], miner: Miner, embedder: Embedder
 ) -> None:
-    """Write clusters as row numbers, with the checksums that tie them to data and model.
-
-    Args:
-        path: a JSON file.
-        clusters: by subset name.
-        subsets: what they were mined from.
-        miner: how.
-        embedder: with what.
-    """
+    """Write clusters, by subset name, as row numbers with the checksums that tie them to data and model."""
     document = {
-        "miner": asdict(miner),
+        "miner": {name: value for name, value in asdict(miner).items() if value != ""},
         "model": embedder.identity,
         "prompt": embedder.prompt.name,
         "subsets": {
@@ -146,22 +139,12 @@ def save_clusters(
         },
     }
     text = json.dumps(document, indent=1)
-    write_text(path, _one_line_a_cluster(text) + "\n")
+    write_text(path, re.sub(r"\[[\d\s,]+\]", _on_one_line, text) + "\n")
 
 
-def _one_line_a_cluster(text: str) -> str:
-    """JSON with lists of numbers on one line, so that a file of clusters can be read and compared."""
-    lines, inside = [], []
-    for line in text.splitlines():
-        content = line.strip().rstrip(",")
-        if content.isdigit():
-            inside.append(line.strip())
-        elif inside:
-            lines[-1] += " ".join(inside) + line.strip()
-            inside = []
-        else:
-            lines.append(line)
-    return "\n".join(lines)
+def _on_one_line(cluster: re.Match) -> str:
+    """So that a file of clusters can be read and compared."""
+    return "[" + " ".join(cluster[0][1:-1].split()) + "]"
 
 
 def load_clusters(
@@ -192,15 +175,15 @@ def load_clusters(
         )
     clusters = {}
     for subset in subsets:
-        one = document["subsets"].get(subset.name)
-        if one is None:
+        mined = document["subsets"].get(subset.name)
+        if mined is None:
             raise ValueError(f"clusters {path} have no subset {subset.name!r}: mine it, or leave it out")
-        if one["data"] != subset_digest(subset):
+        if mined["data"] != subset_digest(subset):
             raise ValueError(
-                f"clusters {path} were mined from other data of {subset.name!r} ({one['rows']} rows, here "
+                f"clusters {path} were mined from other data of {subset.name!r} ({mined['rows']} rows, here "
                 f"{len(subset.pairs)}): mine again"
             )
-        if one["checksum"] != fingerprint(one["clusters"]):
+        if mined["checksum"] != fingerprint(mined["clusters"]):
             raise ValueError(f"clusters of {subset.name!r} in {path} do not match their checksum: mine again")
-        clusters[subset.name] = one["clusters"]
+        clusters[subset.name] = mined["clusters"]
     return clusters

@@ -5,18 +5,94 @@ therefore asks who *owns* the retrieved targets, the queries whose positive they
 similar to the query: what other queries ask for, near in target space and far in query space. Query and owners with
 their positives form one training item, in which everybody's positive is everybody else's negative.
 
-Arrays in, indices out: no model, no files; torch is imported only when a GPU is asked for.
-N pairs, M unique targets, D embedding size, K hard negatives (`top_k`), m pool multiplier (`pool_mult`), F = K m
-owners looked at, P = 2 F targets retrieved.
+Arrays in, indices out. N pairs, M unique targets, D embedding size, K hard negatives (`top_k`), m pool multiplier
+(`pool_mult`), F = K m owners looked at, P = 2 F targets retrieved.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from g2e_lib.backbone.nearest import _choose_owners, _Pairs, _Search, _unused_in_order
+from g2e_lib.backbone.nearest import Rows, Search, best_of_groups, group_starts
 
 TOP_K, POOL_MULT = 15, 3  # the paper's settings
+
+
+class Pairs:
+    """The checked input of a miner: N queries, M unique targets, and who owns which target.
+
+    Args:
+        query_embeddings: (N, D) float, compared by cosine.
+        target_embeddings: (M, D) float.
+        positive_of: (N,) int, the target row of each query's positive.
+        top_k: K, checked with the rest.
+        pool_mult: m, likewise.
+
+    Raises:
+        ValueError: an empty, non-finite or ill-shaped input, or a setting below 1.
+    """
+
+    def __init__(
+        self,
+        query_embeddings: np.ndarray,
+        target_embeddings: np.ndarray,
+        positive_of: np.ndarray,
+        top_k: int,
+        pool_mult: int = POOL_MULT,
+    ) -> None:
+        if int(pool_mult) < 1:
+            raise ValueError(f"pool_mult is {pool_mult}, but must be at least 1")
+        if int(top_k) < 1:
+            raise ValueError(f"top_k is {top_k}, but a cluster needs at least 1 hard negative")
+        self.queries = Rows.checked(query_embeddings, "query_embeddings")
+        self.targets = Rows.checked(target_embeddings, "target_embeddings")
+        self.positive_of = np.asarray(positive_of)
+        n, m = len(self.queries), len(self.targets)
+        sizes = self.queries.values.shape[1], self.targets.values.shape[1]
+        if sizes[0] != sizes[1]:
+            raise ValueError(f"queries have {sizes[0]} dimensions and targets {sizes[1]}: embed both with one model")
+        if self.positive_of.shape != (n,) or not np.issubdtype(self.positive_of.dtype, np.integer):
+            raise ValueError(f"positive_of must be {n} integers, one target row for each query")
+        if self.positive_of.min() < 0 or self.positive_of.max() >= m:
+            raise ValueError(f"positive_of points outside of the {m} targets: it must hold rows of target_embeddings")
+        self.owners = np.argsort(self.positive_of, kind="stable")  # by target, lowest row first
+        self.owner_counts = np.bincount(self.positive_of, minlength=m)
+        self.first_owner = np.cumsum(self.owner_counts) - self.owner_counts  # where in `owners` a target's begin
+
+    def __len__(self) -> int:
+        return len(self.positive_of)
+
+    def owners_of(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All owners of `targets`, one target's after the other's, and for each the place of its target in the list."""
+        counts = self.owner_counts[targets]
+        place = np.repeat(np.arange(len(targets)), counts)
+        within = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return self.owners[self.first_owner[targets][place] + within], place
+
+
+def choose_owners(
+    pairs: Pairs, row: int, targets: np.ndarray, blocked: np.ndarray, limit: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each target its owner most similar to query `row`, in order of the targets, until there are `limit`.
+
+    Args:
+        pairs: the input.
+        row: the anchor.
+        targets: target rows, nearest first.
+        blocked: (N,) bool, owners that may not be taken.
+        limit: most owners.
+
+    Returns:
+        Query rows and their cosines to the anchor. Of equally similar owners the lowest row is taken.
+    """
+    pool = targets[targets != pairs.positive_of[row]]
+    owners, place = pairs.owners_of(pool)
+    is_free = ~blocked[owners]
+    owners, place = owners[is_free], place[is_free]
+    starts = group_starts(place)
+    end = starts[limit] if len(starts) > limit else len(owners)
+    return best_of_groups(pairs.queries, row, owners[:end], place[:end])
 
 
 def mine_clusters(
@@ -56,38 +132,26 @@ def mine_clusters(
     >>> mine_clusters(queries, queries, np.arange(3), top_k=2)
     [array([0, 1, 2])]
     """
-    pairs = _Pairs(query_embeddings, target_embeddings, positive_of, top_k, pool_mult)
-    count = top_k * pool_mult
-    used, clusters, left_over = np.zeros(len(pairs), dtype=bool), [], []
-
-    def cluster_of(row: int, pool: np.ndarray, blocked: np.ndarray, looked_at: int) -> np.ndarray:
-        return _cluster(pairs, row, pool, blocked, top_k, looked_at, filter_in_query_space)
-
-    for row, pool in _unused_in_order(pairs, used, 2 * count, device):
-        cluster = cluster_of(row, pool, used, count)
-        if len(cluster) == 1:
-            left_over.append((row, pool))
-        else:
-            used[cluster] = True
-            clusters.append(cluster)
-    taken = np.zeros(len(pairs), dtype=bool)  # owners of phase 2
-    for row, pool in left_over if use_second_phase else ():
-        cluster = cluster_of(row, pool, taken, 2 * count) if not used[row] else np.empty(0)
-        if len(cluster) > 1:
-            used[cluster] = taken[cluster[1:]] = True
-            clusters.append(cluster)
+    pairs = Pairs(query_embeddings, target_embeddings, positive_of, top_k, pool_mult)
+    search, looked_at = Search(pairs.queries, pairs.targets, device), top_k * pool_mult
+    used, clusters = np.zeros(len(pairs), dtype=bool), []
+    visits: Iterable[tuple[int, np.ndarray]] = search.unused(used, 2 * looked_at)  # row, its nearest targets
+    for phase in (1, 2) if use_second_phase else (1,):
+        blocked = used if phase == 1 else np.zeros(len(pairs), dtype=bool)  # owners that may not be taken
+        limit = phase * looked_at if filter_in_query_space else top_k  # without sorting, the first K decide
+        left_over = []
+        for row, targets in visits:
+            owners, cosines = choose_owners(pairs, row, targets, blocked, limit)
+            if filter_in_query_space:
+                owners = owners[np.argsort(cosines, kind="stable")]  # least similar in query space first
+            kept = owners[:top_k]
+            if len(kept):
+                used[row] = used[kept] = blocked[kept] = True
+                clusters.append(np.concatenate(([row], kept)))
+            else:
+                left_over.append((row, targets))
+        visits = (visit for visit in left_over if not used[visit[0]])
     return clusters
-
-
-def _cluster(
-    pairs: _Pairs, row: int, pool: np.ndarray, blocked: np.ndarray, top_k: int, looked_at: int, is_filtered: bool
-) -> np.ndarray:
-    """The anchor `row` and the owners it gets, if any."""
-    limit = looked_at if is_filtered else min(top_k, looked_at)  # without sorting, the first K decide
-    owners, cosines = _choose_owners(pairs, row, pool, blocked, limit, is_filtered)
-    if is_filtered:
-        owners = owners[np.argsort(cosines, kind="stable")]
-    return np.concatenate(([row], owners[:top_k]))
 
 
 @dataclass(frozen=True)
@@ -130,13 +194,11 @@ def explain_cluster(
     Raises:
         ValueError: as `mine_clusters`, or there is no such row.
     """
-    pairs = _Pairs(query_embeddings, target_embeddings, positive_of, top_k, pool_mult)
+    pairs = Pairs(query_embeddings, target_embeddings, positive_of, top_k, pool_mult)
     if not 0 <= row < len(pairs):
         raise ValueError(f"there is no row {row} to explain: rows go from 0 to {len(pairs) - 1}")
-    ((targets, cosines),) = _Search(pairs, "cpu").nearest(np.array([row]), 2 * top_k * pool_mult)
-    pool = targets[targets != positive_of[row]]
-    nobody = np.zeros(len(pairs), dtype=bool)
-    owners, similarity = _choose_owners(pairs, row, pool, nobody, top_k * pool_mult, needs_cosine=True)
+    ((targets, cosines),) = Search(pairs.queries, pairs.targets).nearest(np.array([row]), 2 * top_k * pool_mult)
+    owners, similarity = choose_owners(pairs, row, targets, np.zeros(len(pairs), dtype=bool), top_k * pool_mult)
     kept = set(owners[np.argsort(similarity, kind="stable")][:top_k].tolist())
     chosen = {int(positive_of[o]): (int(o), float(c)) for o, c in zip(owners, similarity, strict=True)}
     steps = []

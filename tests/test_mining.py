@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from g2e_lib import miners
 from g2e_lib.data.items import Item
 from g2e_lib.data.subsets import data_digest, find_subset, load_subsets
 from g2e_lib.miners import Miner
@@ -67,11 +68,11 @@ def test_description_of_clusters_by_hand(subsets):
     subset = replace(subsets[0], positive_of=np.array([0, 1, 2, 0]), pairs=subsets[0].pairs[:4])
     queries = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
     targets = np.float32([[1, 0, 0], [0.6, 0.8, 0], [0, 0, 1]])
-    one = describe_clusters([[0, 1, 2], [3, 1]], queries, subset, targets)
-    assert one["hardness"] == pytest.approx([0.3, 0.6])
-    assert (one["clusters"], one["rows"], one["rows_of"], one["mean_size"]) == (2, 4, 4, 2.5)
-    assert one["positive"] == pytest.approx(1)
-    assert one["passes"] == pytest.approx(2 * 5 / 4)
+    described = describe_clusters([[0, 1, 2], [3, 1]], queries, subset, targets)
+    assert described["hardness"] == pytest.approx([0.3, 0.6])
+    assert [described[name] for name in ("clusters", "rows", "rows_of", "mean_size")] == [2, 4, 4, 2.5]
+    assert described["positive"] == pytest.approx(1)
+    assert described["passes"] == pytest.approx(2 * 5 / 4)
 
 
 def test_clusters_survive_a_round_trip(saved, subsets, embedder):
@@ -81,6 +82,24 @@ def test_clusters_survive_a_round_trip(saved, subsets, embedder):
     lines = path.read_text().splitlines()
     assert max(map(len, lines)) < 200  # a cluster a line
     assert str(path.parent) not in path.read_text()
+
+
+def test_a_miner_of_ones_own_is_recorded_under_its_name(subsets, embedder, tmp_path, monkeypatch):
+    monkeypatch.setattr(miners, "MINERS", dict(miners.MINERS))
+    calls = []
+
+    def next_row(query_embeddings, target_embeddings, positive_of, top_k):
+        calls.append(len(positive_of))
+        return [(row, row + 1) for row in range(0, len(positive_of) - 1, 2)]
+
+    store, path, miner = Store(tmp_path / "store"), tmp_path / "clusters.json", Miner(next_row)
+    mined = {s.name: mine_subset(embedder, s, miner, False, store)["clusters"] for s in subsets}
+    assert mined["ObjectName"][0] == [0, 1]
+    assert mine_subset(embedder, subsets[0], Miner(next_row), False, store)["clusters"] == mined[subsets[0].name]
+    assert len(calls) == 2  # the store had the third
+    save_clusters(path, mined, subsets, miner, embedder)
+    assert load_clusters(path, subsets, embedder.identity) == mined
+    assert json.loads(path.read_text())["miner"]["method"] == "next_row"
 
 
 def test_clusters_of_others_are_refused(saved, subsets, small_build):
@@ -111,7 +130,7 @@ def test_data_digest_sees_content_and_order(subsets):
     first = subsets[0]
     swapped = replace(first, pairs=[first.pairs[1], first.pairs[0], *first.pairs[2:]])
     changed = replace(first, pairs=[replace(first.pairs[0], target=Item("other")), *first.pairs[1:]])
-    assert len({data_digest([one]) for one in (first, swapped, changed)}) == 3
+    assert len({data_digest([subset]) for subset in (first, swapped, changed)}) == 3
 
 
 def test_empty_subset(small_build, monkeypatch):
