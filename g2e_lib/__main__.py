@@ -12,7 +12,8 @@ COMMANDS = {
 }
 
 
-def _defaults() -> dict[str, dict[str, object]]:
+def setting_defaults() -> dict[str, dict[str, object]]:
+    """All settings of all notebooks with their defaults."""
     from g2e_lib.experiments.settings import NOTEBOOK_SETTINGS
 
     return {stem: {n: _listed(v) for n, v in vars(kind()).items()} for stem, kind in NOTEBOOK_SETTINGS.items()}
@@ -58,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
     """What run_all.sh calls: the runner, given what lies above it. All of it is imported only where it is used."""
     from g2e_lib.project.command import Hooks, main
 
-    return main(arguments, Hooks(_defaults, _confirms, _concludes, _compares, _summarizes, _refreshes))
+    return main(arguments, Hooks(setting_defaults, _confirms, _concludes, _compares, _summarizes, _refreshes))
 
 
 def main() -> int:
