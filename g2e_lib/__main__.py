@@ -31,9 +31,12 @@ def _confirms(settings: dict[str, dict[str, object]]) -> bool:
 
 
 def _concludes(name: str) -> None:
-    from g2e_lib.report.compare import conclude
+    from g2e_lib import report
+    from g2e_lib.report import compare
 
-    conclude(name)
+    if text := report.conclude(name):
+        print(f"\n{text}", flush=True)  # noqa: T201
+    compare.conclude(name)
 
 
 def _compares(first: str, second: str) -> None:
@@ -49,9 +52,9 @@ def _summarizes(name: str, reference: str) -> str:
 
 
 def _refreshes(profile: str) -> None:
-    from g2e_lib.report import readme
+    from g2e_lib.report import Report, readme
 
-    if profile == readme.PROFILE and readme.refresh():
+    if readme.refresh(Report(f"reference/{profile}")):
         print(f"{readme.NAME}: numbers brought up to date", flush=True)  # noqa: T201
 
 
