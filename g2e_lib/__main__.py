@@ -12,7 +12,8 @@ COMMANDS = {
 }
 
 
-def _defaults() -> dict[str, dict[str, object]]:
+def setting_defaults() -> dict[str, dict[str, object]]:
+    """All settings of all notebooks with their defaults."""
     from g2e_lib.experiments.settings import NOTEBOOK_SETTINGS
 
     return {stem: {n: _listed(v) for n, v in vars(kind()).items()} for stem, kind in NOTEBOOK_SETTINGS.items()}
@@ -30,9 +31,12 @@ def _confirms(settings: dict[str, dict[str, object]]) -> bool:
 
 
 def _concludes(name: str) -> None:
-    from g2e_lib.report.compare import conclude
+    from g2e_lib import report
+    from g2e_lib.report import compare
 
-    conclude(name)
+    if text := report.conclude(name):
+        print(f"\n{text}", flush=True)  # noqa: T201
+    compare.conclude(name)
 
 
 def _compares(first: str, second: str) -> None:
@@ -48,9 +52,9 @@ def _summarizes(name: str, reference: str) -> str:
 
 
 def _refreshes(profile: str) -> None:
-    from g2e_lib.report import readme
+    from g2e_lib.report import Report, readme
 
-    if profile == readme.PROFILE and readme.refresh():
+    if readme.refresh(Report(f"reference/{profile}")):
         print(f"{readme.NAME}: numbers brought up to date", flush=True)  # noqa: T201
 
 
@@ -58,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     """What run_all.sh calls: the runner, given what lies above it. All of it is imported only where it is used."""
     from g2e_lib.project.command import Hooks, main
 
-    return main(arguments, Hooks(_defaults, _confirms, _concludes, _compares, _summarizes, _refreshes))
+    return main(arguments, Hooks(setting_defaults, _confirms, _concludes, _compares, _summarizes, _refreshes))
 
 
 def main() -> int:

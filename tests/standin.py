@@ -14,6 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import matplotlib
+import matplotlib.pyplot
+import nbformat
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -30,13 +33,15 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
+from g2e_lib.__main__ import run, setting_defaults
 from g2e_lib.data.download import COCO, CREPE, CREPE_PP, MMEB_EVAL, MMEB_TRAIN, NLI, NLI_FILES, URBAN
 from g2e_lib.data.mmeb import EVAL_SCHEMA, IMAGE_PLACEHOLDER, TRAIN_NAMES, TRAIN_SCHEMA
 from g2e_lib.data.sugarcrepe import SUGARCREPE, SUGARCREPE_PP
 from g2e_lib.glyphworld.world.language import long_caption, short_caption
 from g2e_lib.glyphworld.world.render import render
 from g2e_lib.glyphworld.world.scenes import sample_scene
-from g2e_lib.project import config
+from g2e_lib.project import config, runner
+from g2e_lib.project.notebooks import known_settings
 
 PROFILE = "qwen2-vl-2b"  # that notebooks are run with
 ADDED_TOKENS = [
@@ -334,21 +339,42 @@ class Hub:
 
 def build_models(folder: Path, released: Path) -> None:
     """The model and the teacher that the profile names, tiny; with Qwen2's own vocabulary if it is here."""
-    profile = config.load_profile(PROFILE)
+    profile = profile_settings(PROFILE)
     (folder / "models" / profile["00_setup"]["model"]).mkdir(parents=True)
     (folder / "models" / profile["05_unime"]["teacher"]).mkdir(parents=True)
     build_model(folder / "models" / profile["00_setup"]["model"], released if released.is_dir() else None)
     build_teacher(folder / "models" / profile["05_unime"]["teacher"])
 
 
-RUN = """
-import pathlib, sys
-from g2e_lib.project import config, runner as run
-root = pathlib.Path(sys.argv[1])
-config.ROOT, config.RESULTS, config.FIGURES = root, root / "results", root / "figures"
-config.PROFILES = root / "profiles"
-sys.exit(run.main(sys.argv[2:]))
-"""
+def profile_settings(profile: str) -> dict[str, dict]:
+    """What a profile chooses for each of its notebooks, `extends:` and `common:` put in."""
+    return config.load_profile(profile, known_settings(setting_defaults()))
+
+
+def execute_here(path: Path, output: Path, parameters: dict) -> None:
+    """Run a notebook's code in this process, as papermill does in a kernel, whose start would take seconds."""
+    names: dict = {"__name__": "__main__"}
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, path.stem, "exec"), names)
+            names |= parameters if "parameters" in cell.metadata.get("tags", []) else {}
+    matplotlib.pyplot.close("all")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(path, output)
+
+
+def run_here(root: Path, *arguments: str) -> int:
+    """What run_all.sh does, in another place; with G2E_TEST_KERNEL=no without kernels."""
+    config.ROOT, config.RESULTS, config.FIGURES = root, root / "results", root / "figures"
+    if (root / "profiles").is_dir():
+        config.PROFILES = root / "profiles"
+    if os.environ.get("G2E_TEST_KERNEL") == "no":
+        matplotlib.use("agg")
+        runner.run_notebook = execute_here
+    return run(arguments)
+
+
+RUN = "import pathlib, sys, standin; sys.exit(standin.run_here(pathlib.Path(sys.argv[1]), *sys.argv[2:]))"
 
 
 class Project:
@@ -358,32 +384,46 @@ class Project:
         root: its folder.
         hub: has data and model.
         profile: the name of the one that `run` runs.
-        settings: what notebooks with which parameters it has here.
+        settings: what notebooks with which parameters it has here; None for the profile as it is.
     """
 
-    def __init__(self, root: Path, hub: Hub, profile: str, settings: dict[str, dict]) -> None:
+    def __init__(self, root: Path, hub: Hub | None, profile: str, settings: dict[str, dict] | None = None) -> None:
         self.root, self.profile = root, profile
-        self.results = root / "results" / self.profile
-        (root / "profiles").mkdir()
-        (root / "profiles" / f"{profile}.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-        self.environment = {**os.environ, **hub.environment(), "G2E_CACHE": str(root / "cache")}
-        self.environment |= {"HF_HOME": str(root / "hf"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(config.ROOT)}
+        self.results, self.figures = (root / kind / self.profile for kind in ("results", "figures"))
+        if settings is not None:
+            (root / "profiles").mkdir()
+            content = {"notebooks": list(settings), **settings}
+            (root / "profiles" / f"{profile}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        paths = os.pathsep.join([str(config.ROOT), str(config.ROOT / "tests")])
+        self.environment = {**os.environ, "G2E_CACHE": str(root / "cache"), "PYTHONPATH": paths}
+        self.environment |= {"HF_HOME": str(root / "hf"), "OMP_NUM_THREADS": "1"}
+        self.environment |= hub.environment() if hub else {"HF_HUB_OFFLINE": "1"}
 
     def command(self, *arguments: str) -> list[str]:
         """What run_all.sh would execute."""
         return [sys.executable, "-c", RUN, str(self.root), "--profile", self.profile, *arguments]
 
-    def run(self, *arguments: str, check: bool = True, **more: str) -> subprocess.CompletedProcess:
-        """Run to the end, with further variables in the environment."""
-        return subprocess.run(
+    def run(self, *arguments: str, **more: str) -> str:
+        """Run to the end, with further variables in the environment; returns what was printed."""
+        done = subprocess.run(
             self.command(*arguments),
-            capture_output=True, text=True, env=self.environment | more, cwd=self.root, check=check,
+            capture_output=True, text=True, env=self.environment | more, cwd=self.root, check=False,
         )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def metrics(self, name: str) -> dict:
         """A metrics file."""
         return json.loads((self.results / "metrics" / f"{name}.json").read_text())
 
+    def record(self) -> dict:
+        """What run.json says."""
+        return json.loads((self.results / "run.json").read_text())
+
     def tables(self) -> dict[str, bytes]:
         """The tables' files by name."""
         return {path.name: path.read_bytes() for path in sorted((self.results / "tables").iterdir())}
+
+    def drawn(self) -> dict[str, bytes]:
+        """The figures' files by name."""
+        return {path.name: path.read_bytes() for path in sorted(self.figures.iterdir())}

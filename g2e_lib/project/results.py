@@ -1,5 +1,6 @@
 """What a run has written: its metrics, the settings it runs with, and the caches it may use. Needs no torch."""
 
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,18 @@ class Results:
         """Whether caches are to be ignored."""
         return self.record.get("is_fresh", False)
 
-    def settings(self, notebook: str) -> dict[str, Any]:
-        """Every setting of a notebook (its file stem) that differs from the defaults."""
+    def settings(self, notebook: str, known: Collection[str] | None = None) -> dict[str, Any]:
+        """Every setting of a notebook that was chosen, or all of them, as a runner records them.
+
+        Args:
+            notebook: file stem.
+            known: its settings' names; others, which a profile gives all notebooks, are left out.
+        """
         if "settings" in self.record:
-            return dict(self.record["settings"].get(notebook, {}))
-        return dict(config.load_profile(self.profile).get(notebook, {}))
+            chosen = self.record["settings"].get(notebook, {})
+        else:
+            chosen = config.load_profile(self.profile).get(notebook, {})
+        return {name: value for name, value in chosen.items() if known is None or name in known}
 
     def require(self) -> None:
         """Refuse a run that does not exist, or that another version made.

@@ -60,3 +60,53 @@ def test_commit_is_marked_when_sources_differ(tmp_path, monkeypatch):
     assert len(config.git_commit()) == 40
     (tmp_path / "code.py").write_text("2")
     assert config.git_commit().endswith("+")
+
+
+@pytest.fixture
+def profiles(tmp_path, monkeypatch):
+    """Writes profiles, by name, over two notebooks."""
+    monkeypatch.setattr(config, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(config, "PROFILES", tmp_path)
+    for stem in ("00_a", "01_b"):
+        (tmp_path / f"{stem}.ipynb").touch()
+    return lambda **texts: [(tmp_path / f"{name}.yaml").write_text(text) for name, text in texts.items()]
+
+
+KNOWN = {"00_a": {"model": "", "seed": 0}, "01_b": {"model": "", "steps": 1}}
+
+
+def test_a_notebooks_own_block_wins_over_common_and_both_over_what_is_extended(profiles):
+    profiles(
+        low="common: {model: x, steps: 5}\n01_b: {model: y}\n",
+        high="extends: low\ncommon: {steps: 6}\n00_a: {seed: 3}\n",
+        top="extends: high\ncommon: {model: z}\n01_b: {steps: 7}\nnotebooks: [01_b]\n",
+        empty="# nothing\n",
+    )
+    assert config.load_profile("low", KNOWN) == {"00_a": {"model": "x"}, "01_b": {"model": "y", "steps": 5}}
+    assert config.load_profile("high", KNOWN) == {"00_a": {"model": "x", "seed": 3}, "01_b": {"model": "y", "steps": 6}}
+    assert config.load_profile("top", KNOWN) == {"01_b": {"model": "z", "steps": 7}}
+    assert config.load_profile("empty", KNOWN) == {"00_a": {}, "01_b": {}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: p\n", "extends itself"),
+        ("extends: q\n", "unknown profile 'q'"),
+        ("02_c: {}\n", "names ['02_c'], which are no notebooks"),
+        ("common: {stepz: 1}\n", "no notebook knows: common: stepz"),
+        ("00_a: {steps: 1}\n", "no notebook knows: 00_a: steps"),
+    ],
+)
+def test_a_faulty_profile_is_told(profiles, text, message):
+    profiles(p=text)
+    with pytest.raises(ValueError, match=".*") as error:
+        config.load_profile("p", KNOWN)
+    assert message in str(error.value)
+
+
+def test_larger_profiles_say_only_how_they_differ():
+    two, seven = (config.load_profile(f"qwen2-vl-{size}b", None) for size in (2, 7))
+    changed = {key for stem, values in two.items() for key, value in values.items() if seven[stem][key] != value}
+    assert changed == {"model", "tokens_per_batch"}
+    assert len((config.PROFILES / "qwen2-vl-7b.yaml").read_text().splitlines()) <= 6

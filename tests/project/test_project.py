@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 import g2e_lib
-from g2e_lib.project import config
-from g2e_lib.project import runner as run
+from g2e_lib.__main__ import setting_defaults
+from g2e_lib.project import command, config, notebooks
 
 SOURCES = sorted(config.PACKAGE.rglob("*.py"))
-NOTEBOOKS = run.notebook_paths()
+NOTEBOOKS = notebooks.notebook_paths()
+MOST_PARAMETERS = 15  # of a notebook: those a reader would turn
 README = (config.ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -53,7 +54,18 @@ GRAPH = {
 @pytest.mark.parametrize(
     "module",
     [name for name in GRAPH if layer(name) in ("report", "project")]
-    + ["prompts", "saha", "miners", "train_config", "data.items", "data.mmeb", "data.fetch", "scale.costs"],
+    + [
+        "__main__",
+        "prompts",
+        "saha",
+        "miners",
+        "train_config",
+        "experiments.settings",
+        "data.items",
+        "data.mmeb",
+        "data.fetch",
+        "scale.costs",
+    ],
 )
 def test_imports_without_torch(module):
     code = f"import sys, g2e_lib.{module}; assert 'torch' not in sys.modules, 'torch'"
@@ -115,43 +127,56 @@ def test_one_list_of_dependencies():
 # --- notebooks -----------------------------------------------------------------------------------------------------
 
 
+def source_cells(path):
+    """A notebook's cells, and which of them holds the parameters."""
+    cells = nbformat.read(path, as_version=4).cells
+    (parameters,) = (cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    return cells, parameters
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_source_notebooks_keep_the_form(path):
-    cells = nbformat.read(path, as_version=4).cells
-    assert len(cells) <= 20
-    for before, cell in zip(cells, cells[1:], strict=False):
-        if cell.cell_type != "code":
-            continue
-        assert before.cell_type == "markdown" or "parameters" in cell.metadata.get("tags", []), cell.source
+    cells, parameters = source_cells(path)
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    for cell in code:
         assert not cell.outputs
         assert cell.execution_count is None
-        is_settings = "parameters" in cell.metadata.get("tags", [])  # one a line, as many as there are
-        assert is_settings or len(cell.source.splitlines()) <= 15, cell.source
-        assert not re.search(r"^\s*(def|class|for|while)\b|^[%!]|sys\.path|os\.environ", cell.source, re.MULTILINE)
+        assert len(cell.source.splitlines()) <= 15, cell.source
+        assert not re.search(r"^\s*class\b|^[%!]|sys\.path|os\.environ", cell.source, re.MULTILINE)
+    lines = sorted(sum(bool(line.strip()) for line in c.source.splitlines()) for c in code if c is not parameters)
+    assert lines[len(lines) // 2] <= 8
     assert cells[0].source.startswith("# ")
     assert cells[0].source.splitlines()[0].rstrip(")").count("?") == 1
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_parameters_are_literals_with_comments_and_are_used(path):
-    cells = nbformat.read(path, as_version=4).cells
-    (cell,) = (c for c in cells if "parameters" in c.metadata.get("tags", []))
-    rest = "\n".join(c.source for c in cells if c.cell_type == "code" and c is not cell)
-    tree = ast.parse(cell.source)
-    assert all(isinstance(node, ast.Assign) for node in tree.body)
-    for line, node in zip(cell.source.splitlines(), tree.body, strict=True):
+def test_parameters_are_few_commented_literals_and_used(path):
+    cells, parameters = source_cells(path)
+    rest = "\n".join(c.source for c in cells if c.cell_type == "code" and c is not parameters)
+    tree = ast.parse(parameters.source)
+    for line, node in zip(parameters.source.splitlines(), tree.body, strict=True):
         ast.literal_eval(node.value)
         assert "  # " in line, line
         assert re.search(rf"\b{node.targets[0].id}\b", rest), f"{node.targets[0].id} is never used"
-    assert {"profile", "is_fresh"} <= set(run.parameter_defaults(path))
+    names = list(notebooks.cell_parameters(path))
+    assert names[0] == notebooks.RUN_PARAMETER
+    assert len(names) <= MOST_PARAMETERS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_parameters_show_the_defaults_of_the_settings(path):
+    """A setting is defined once: what a cell shows is what a run without it would take."""
+    shown = {name: v for name, v in notebooks.cell_parameters(path).items() if name != notebooks.RUN_PARAMETER}
+    defaults = setting_defaults().get(path.stem, {})
+    assert shown == {name: defaults[name] for name in shown}
 
 
 @pytest.mark.parametrize("profile", config.profile_names())
-def test_profiles_name_real_notebooks_and_parameters(profile):
-    by_stem = {path.stem: run.parameter_defaults(path) for path in NOTEBOOKS}
-    for stem, values in config.load_profile(profile).items():
+def test_profiles_name_real_notebooks_and_settings(profile):
+    defaults = setting_defaults()
+    for stem, values in config.load_profile(profile, notebooks.known_settings(defaults)).items():
         for name, value in values.items():
-            assert type(value) is type(by_stem[stem][name]), f"{stem}: {name}"
+            assert type(value) is type(defaults[stem][name]), f"{stem}: {name}"
 
 
 def test_defaults_are_the_mini_profile():
@@ -174,9 +199,9 @@ def test_commands_in_the_readme_parse():
     for block in commands:
         subprocess.run(["bash", "-n", "-c", block], check=True)
         for flag in re.findall(r"run_all\.sh.*?(--\w+)", block):
-            assert flag in run.parser().format_help()
+            assert flag in command.parser().format_help()
         for name in re.findall(r"-p (\w+)", block):
-            assert any(name in run.parameter_defaults(path) for path in NOTEBOOKS), name
+            assert any(name in known for known in notebooks.known_settings(setting_defaults()).values()), name
 
 
 def test_scripts_parse():
