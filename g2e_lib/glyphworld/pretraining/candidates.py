@@ -14,7 +14,7 @@ from g2e_lib.glyphworld.pretraining.competence import GATES, competence, passes_
 from g2e_lib.glyphworld.pretraining.pretrain import BASE_MODELS
 from g2e_lib.project.config import CACHE, file_digest
 from g2e_lib.project.store import Store, read_json, write_json
-from g2e_lib.report.style import interval
+from g2e_lib.report.text import interval
 
 PROMPTS = ("none", "hierarchical")
 
