@@ -150,27 +150,21 @@ def miners_table(metrics: Metrics) -> pd.DataFrame:
     rows = []
     for name, found in metrics["miners"].items():
         everything = found["groups"]["all"]
-        rows.append(
-            {
-                "miner": name,
-                **{title: interval(everything[kind]) for kind, title in kinds.items()},
-                "items judged": str(everything["trained"]["n"]),
-                **_hardness(found),
-                **_sizes(found),
-                "encoder passes a pair": f"{found['passes']:.1f}",
-                "seconds": f"{found['seconds']:.2f}",
-            }
-        )
+        rates = {title: interval(everything[kind]) for kind, title in kinds.items()}
+        judged = {"items judged": str(everything["trained"]["n"])}
+        rows.append({"miner": name, **rates, **judged, **_cells(found, HARDNESS | SIZES | COST)})
     return mark_best(pd.DataFrame(rows), range(len(rows)), list(kinds.values()), lowest=True)
 
 
-def _hardness(found: Metrics) -> dict[str, str]:
-    return {"similarity of negatives": f"{found['hardness']:.3f}", "of positives": f"{found['positive']:.3f}"}
+HARDNESS = {"similarity of negatives": "{hardness:.3f}", "of positives": "{positive:.3f}"}
+SIZES = {"clusters": "{clusters}", "pairs a cluster": "{mean_size:.1f}", "rows used (%)": "{used:.1f}"}
+COST = {"encoder passes a pair": "{passes:.1f}", "seconds": "{seconds:.2f}"}
 
 
-def _sizes(found: Metrics) -> dict[str, str]:
-    used = f"{100 * found['rows'] / found['rows_of']:.1f}"
-    return {"clusters": str(found["clusters"]), "pairs a cluster": f"{found['mean_size']:.1f}", "rows used (%)": used}
+def _cells(found: Metrics, columns: Mapping[str, str]) -> dict[str, str]:
+    """Texts by title, each a form filled with what was found."""
+    known = {**found, "used": 100 * found["rows"] / found["rows_of"]} if "rows_of" in found else found
+    return {title: form.format(**known) for title, form in columns.items()}
 
 
 @table("false_negatives", needs=("mining",))
@@ -201,8 +195,8 @@ def clusters_table(metrics: Metrics) -> pd.DataFrame:
     """SaHa's clusters by subset."""
     rows = []
     for name, found in metrics["miners"]["saha"]["subsets"].items():
-        head = {"subset": name, "pairs": str(found["rows_of"]), "distinct targets": str(found["targets"])}
-        rows.append(head | _sizes(found) | _hardness(found))
+        columns = {"pairs": "{rows_of}", "distinct targets": "{targets}", **SIZES, **HARDNESS}
+        rows.append({"subset": name, **_cells(found, columns)})
     return pd.DataFrame(rows)
 
 
@@ -211,19 +205,11 @@ def steps_table(example: Metrics) -> pd.DataFrame:
     """What became of each target retrieved for one anchor, in order."""
     rows = []
     for rank, step in enumerate(example["steps"], 1):
-        has_owner = step["owner"] >= 0
-        rows.append(
-            {
-                "rank": rank,
-                "target row": step["target"],
-                "similarity": f"{step['target_cosine']:.3f}",
-                "owner": str(step["owner"]) if has_owner else "–",
-                "its query": step["owner_text"] if has_owner else "–",
-                "similarity of queries": f"{step['owner_cosine']:.3f}" if has_owner else "–",
-                "what becomes of it": step["fate"],
-                "in truth a right answer": "yes" if step["is_right"] else "no",
-            }
-        )
+        owner = {"owner": "{owner}", "its query": "{owner_text}", "similarity of queries": "{owner_cosine:.3f}"}
+        owner = _cells(step, owner) if step["owner"] >= 0 else dict.fromkeys(owner, "–")
+        head = {"rank": rank, "target row": step["target"], "similarity": f"{step['target_cosine']:.3f}"}
+        truth = {"what becomes of it": step["fate"], "in truth a right answer": "yes" if step["is_right"] else "no"}
+        rows.append(head | owner | truth)
     return pd.DataFrame(rows)
 
 

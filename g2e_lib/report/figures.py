@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from g2e_lib.report.fact_tables import PARTS
 from g2e_lib.report.look import (
@@ -24,7 +24,6 @@ from g2e_lib.report.look import (
     legend_beside,
     look,
     panels,
-    plain_log_ticks,
     points,
 )
 from g2e_lib.report.registry import figure
@@ -362,68 +361,3 @@ def crepe_figure(metrics: Metrics, of: str, kind: str) -> Figure:
     axes[0][0].set_yticks([-place for place in range(len(methods))], [display(key) for key in methods])
     drawn.suptitle(CREPE_TITLES[of, kind], fontsize=9)
     return finish(drawn)
-
-
-# --- base model and speed ------------------------------------------------------------------------------------------
-
-
-@figure("base_model_learning_curve", needs=("setup",))
-def learning_curve_figure(setup: Metrics) -> Figure | None:
-    """Loss of both phases of the base model's pre-training over their steps."""
-    if not setup["learning"]:
-        return None
-    phases = {"vision": "vision tower: loss (nats a cell)", "language": "language: loss (nats a token)"}
-    drawn, axes = panels(1, 2, 2.2)
-    for axis, (phase, label) in zip(axes[0], phases.items(), strict=True):
-        curve = [(r["step"], r["loss"]) for r in setup["learning"] if r.get("phase") == phase]
-        axis.plot(*np.array(curve).T, color=COLOURS[0], linewidth=1)
-        axis.set_yscale("log")
-        plain_log_ticks(axis)
-        axis.set(xlabel="step", title=label)
-    return finish(drawn, pad=1.08)
-
-
-@figure("speed", needs=("benchmarks",))
-def speed_figure(benchmarks: Metrics) -> Figure:
-    """Speed of embedding, memory of a training step, and time of mining, measured on one machine."""
-    drawn, axes = panels(1, 3, 2.4, width_ratios=(1.25, 1, 1))
-    rates, memory, times = axes[0]
-    names = {"plain": "plain\nloop", "ours": "Embedder", "floor": "arithmetic\nalone"}
-    heights = [benchmarks["embedding"][f"{key}_items_per_second"] for key in names]
-    rates.bar(list(names.values()), heights, color=[COLOURS[i] for i in (5, 1, 6)], edgecolor="black", linewidth=0.5)
-    rates.set_title("embedding: items a second")
-    rates.grid(visible=False, axis="x")
-    labels = {"plain": "one big batch", "cached": "gradient cache"}
-    for index, (way, by_pairs) in enumerate(benchmarks["gradcache"]["peak_memory_above_inputs_mib_by_pairs"].items()):
-        memory.plot([int(n) for n in by_pairs], list(by_pairs.values()), label=labels[way], markersize=4, **look(index))
-    pairs = [int(number) for number in by_pairs]
-    _log_log(memory, "a training step: MiB", pairs, pairs)
-    memory.legend(frameon=False)
-    _mining_times(times, benchmarks["mining"]["cases"])
-    for axis in axes[0][1:]:
-        plain_log_ticks(axis)
-    return finish(drawn, pad=0.5)
-
-
-def _mining_times(axis: Any, cases: Metrics) -> None:  # noqa: ANN401 (an axis)
-    sizes = sorted((_pairs_of(case), found) for case, found in cases.items() if " x 1 536" in case)
-    ours, slow = (
-        [(n, np.median(found[key])) for n, found in sizes if key in found]
-        for key in ("seconds", "row_at_a_time_seconds")
-    )
-    axis.plot(*np.array(ours).T, label="SaHa", markersize=4, **look(1))
-    axis.plot(*np.array(slow).T, label="a row at a time", **{**look(0), "linestyle": "none"})
-    _log_log(axis, "mining: seconds", [n for n, _ in ours], [f"{n:,}".replace(",", " ") for n, _ in ours])
-    axis.set_ylim(bottom=min(value for _, value in ours) / 5)  # room for the legend below the line
-    axis.legend(frameon=False, loc="lower right")
-
-
-def _log_log(axis: Any, title: str, pairs: list[int], labels: list) -> None:  # noqa: ANN401 (an axis)
-    axis.set(xscale="log", yscale="log", title=title, xlabel="pairs")
-    axis.set_xticks(pairs, labels)
-    axis.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _pairs_of(case: str) -> int:
-    """The number of pairs in the name of a case of the miner's benchmark, such as "growth: 25 000 x 1 536"."""
-    return int(case.partition(": ")[2].partition(" x ")[0].replace(" ", ""))

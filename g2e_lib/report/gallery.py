@@ -1,4 +1,4 @@
-"""Figures with pictures: the world, rows of benchmarks, one query mined, captions confused.
+"""Figures with pictures (the world, one query mined, captions confused), and those of base model and speed.
 
 A tile is a record: `image`, the name of a picture's file or "", and texts to go with it.
 """
@@ -13,9 +13,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullFormatter
 from PIL import Image
 
-from g2e_lib.report.look import COLOURS, finish, panels
+from g2e_lib.report.look import COLOURS, finish, look, panels, plain_log_ticks
 from g2e_lib.report.registry import figure
 from g2e_lib.report.score_tables import CREPE_GROUPS
 from g2e_lib.report.text import display
@@ -169,3 +170,68 @@ def _confused(axis: Axes, wrong: Mapping[str, Any], results: Path) -> None:
     for height, text, colour in texts:
         axis.text(1.06, height, fill(text, 40), fontsize=5, color=colour, va="top")
     axis.set_xlim(0, 3.2)
+
+
+# --- base model and speed ------------------------------------------------------------------------------------------
+
+
+@figure("base_model_learning_curve", needs=("setup",))
+def learning_curve_figure(setup: Mapping[str, Any]) -> Figure | None:
+    """Loss of both phases of the base model's pre-training over their steps."""
+    if not setup["learning"]:
+        return None
+    phases = {"vision": "vision tower: loss (nats a cell)", "language": "language: loss (nats a token)"}
+    drawn, axes = panels(1, 2, 2.2)
+    for axis, (phase, label) in zip(axes[0], phases.items(), strict=True):
+        curve = [(r["step"], r["loss"]) for r in setup["learning"] if r.get("phase") == phase]
+        axis.plot(*np.array(curve).T, color=COLOURS[0], linewidth=1)
+        axis.set_yscale("log")
+        plain_log_ticks(axis)
+        axis.set(xlabel="step", title=label)
+    return finish(drawn, pad=1.08)
+
+
+@figure("speed", needs=("benchmarks",))
+def speed_figure(benchmarks: Mapping[str, Any]) -> Figure:
+    """Speed of embedding, memory of a training step, and time of mining, measured on one machine."""
+    drawn, axes = panels(1, 3, 2.4, width_ratios=(1.25, 1, 1))
+    rates, memory, times = axes[0]
+    names = {"plain": "plain\nloop", "ours": "Embedder", "floor": "arithmetic\nalone"}
+    heights = [benchmarks["embedding"][f"{key}_items_per_second"] for key in names]
+    rates.bar(list(names.values()), heights, color=[COLOURS[i] for i in (5, 1, 6)], edgecolor="black", linewidth=0.5)
+    rates.set_title("embedding: items a second")
+    rates.grid(visible=False, axis="x")
+    labels = {"plain": "one big batch", "cached": "gradient cache"}
+    for index, (way, by_pairs) in enumerate(benchmarks["gradcache"]["peak_memory_above_inputs_mib_by_pairs"].items()):
+        memory.plot([int(n) for n in by_pairs], list(by_pairs.values()), label=labels[way], markersize=4, **look(index))
+    pairs = [int(number) for number in by_pairs]
+    _log_log(memory, "a training step: MiB", pairs, pairs)
+    memory.legend(frameon=False)
+    _mining_times(times, benchmarks["mining"]["cases"])
+    for axis in axes[0][1:]:
+        plain_log_ticks(axis)
+    return finish(drawn, pad=0.5)
+
+
+def _mining_times(axis: Axes, cases: Mapping[str, Any]) -> None:
+    sizes = sorted((_pairs_of(case), found) for case, found in cases.items() if " x 1 536" in case)
+    ours, slow = (
+        [(n, np.median(found[key])) for n, found in sizes if key in found]
+        for key in ("seconds", "row_at_a_time_seconds")
+    )
+    axis.plot(*np.array(ours).T, label="SaHa", markersize=4, **look(1))
+    axis.plot(*np.array(slow).T, label="a row at a time", **{**look(0), "linestyle": "none"})
+    _log_log(axis, "mining: seconds", [n for n, _ in ours], [f"{n:,}".replace(",", " ") for n, _ in ours])
+    axis.set_ylim(bottom=min(value for _, value in ours) / 5)  # room for the legend below the line
+    axis.legend(frameon=False, loc="lower right")
+
+
+def _log_log(axis: Axes, title: str, pairs: list[int], labels: list) -> None:
+    axis.set(xscale="log", yscale="log", title=title, xlabel="pairs")
+    axis.set_xticks(pairs, labels)
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _pairs_of(case: str) -> int:
+    """The number of pairs in the name of a case of the miner's benchmark, such as "growth: 25 000 x 1 536"."""
+    return int(case.partition(": ")[2].partition(" x ")[0].replace(" ", ""))

@@ -7,6 +7,7 @@ same bytes.
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 
@@ -50,22 +51,19 @@ class Entry:
 ENTRIES: dict[tuple[str, str], Entry] = {}  # by kind and name, in the order of the report
 
 
-def _registrar(kind: str) -> Callable[..., Callable]:
-    def register(
-        name: str, needs: tuple[str, ...], may_use: tuple[str, ...] = (), label: str = "", **arguments: object
-    ) -> Callable[[Callable], Callable]:
-        """Register the decorated function; more than one name may be given, each with its own arguments."""
+def _register(
+    kind: str, name: str, /, needs: tuple[str, ...], may_use: tuple[str, ...] = (), label: str = "", **arguments: object
+) -> Callable[[Callable], Callable]:
+    """Register the decorated function, see Entry; it may have more names, each with its own arguments."""
 
-        def keep(make: Callable) -> Callable:
-            ENTRIES[kind, name] = Entry(kind, name, make, needs, may_use, arguments, label)
-            return make
+    def keep(make: Callable) -> Callable:
+        ENTRIES[kind, name] = Entry(kind, name, make, needs, may_use, arguments, label)
+        return make
 
-        return keep
-
-    return register
+    return keep
 
 
-table, figure = _registrar("table"), _registrar("figure")
+table, figure = partial(_register, "table"), partial(_register, "figure")
 
 
 def find(kind: str, name: str) -> Entry:

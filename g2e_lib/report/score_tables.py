@@ -105,17 +105,12 @@ def cost_table(metrics: Metrics) -> pd.DataFrame:
         if method["log"]:
             last = [log[-1] for log in method["log"]]
             speeds = [np.median([record["pairs_per_second"] for record in log]) for log in method["log"]]
-            rows.append(
-                {
-                    "trained with": display(key),
-                    "steps": str(last[0]["step"]),
-                    "seconds": f"{np.mean(method['seconds']):.0f}",
-                    "pairs a second (median)": f"{np.mean(speeds):.0f}",
-                    "peak memory (MiB)": f"{max(record['peak_memory_mib'] for record in last):.0f}",
-                    "last loss (nats)": f"{np.mean([record['loss'] for record in last]):.3f}",
-                    "seeds": str(len(last)),
-                }
-            )
+            peak = max(record["peak_memory_mib"] for record in last)
+            cells = {"trained with": display(key), "steps": str(last[0]["step"])}
+            cells |= {"seconds": f"{np.mean(method['seconds']):.0f}"}
+            cells |= {"pairs a second (median)": f"{np.mean(speeds):.0f}", "peak memory (MiB)": f"{peak:.0f}"}
+            cells |= {"last loss (nats)": f"{np.mean([record['loss'] for record in last]):.3f}"}
+            rows.append(cells | {"seeds": str(len(last))})
     return pd.DataFrame(rows)
 
 
@@ -212,17 +207,11 @@ def filter_table(metrics: Metrics) -> pd.DataFrame:
     rows = []
     for moment, found in metrics["filter"].items():
         for key, rate in found["rates"].items():
-            difference, dropped = found["differences"].get(key), found["dropped"].get(key)
-            rows.append(
-                {
-                    "model": moment,
-                    "filter": display(key),
-                    "right answers among negatives (%)": interval(rate),
-                    "against no filter (points)": interval(difference, signed=True) if difference else "–",
-                    "right answers of the batch dropped (%)": interval(dropped) if dropped else "–",
-                    "n (queries)": str(rate["n"]),
-                }
-            )
+            titles = {"against no filter (points)": "differences", "right answers of the batch dropped (%)": "dropped"}
+            cells = {"model": moment, "filter": display(key), "right answers among negatives (%)": interval(rate)}
+            for title, part in titles.items():
+                cells[title] = interval(found[part][key], part == "differences") if key in found[part] else "–"
+            rows.append(cells | {"n (queries)": str(rate["n"])})
     return pd.DataFrame(rows)
 
 

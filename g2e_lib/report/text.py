@@ -193,7 +193,7 @@ def to_html(table: pd.DataFrame) -> str:
         shown = [(value, _verdict_style(value) if name == "verdict" else style) for name, style, value in shown]
         lines.append("<tr>" + "".join(f"<td{style}>{value}</td>" for value, style in shown) + "</tr>\n")
     body = f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(lines)}</tbody>\n</table>"
-    return f'<div class="scroll" tabindex="0">{body}</div>'
+    return f'<div class="scroll" style="overflow-x: auto" tabindex="0">{body}</div>'
 
 
 def _verdict_style(verdict: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from g2e_lib.project import config, pictures
-from g2e_lib.report import fact_tables, figures, gallery
+from g2e_lib.report import fact_tables, gallery
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def test_facts_are_listed():
 
 def test_learning_curves_are_drawn_by_phase():
     log = [{"phase": phase, "step": step, "loss": 1 / step} for phase in ("vision", "language") for step in (1, 2)]
-    figure = figures.learning_curve_figure({"learning": log})
+    figure = gallery.learning_curve_figure({"learning": log})
     assert [list(axis.lines[0].get_ydata()) for axis in figure.axes] == [[1, 0.5], [1, 0.5]]
 
 
@@ -57,5 +57,5 @@ def test_speed_is_told_as_measured():
     table = fact_tables.speed_table(stored)
     assert table["ours"].iloc[0] == f"{stored['embedding']['ours_items_per_second']:.0f}"
     assert len(table) == 4 + len(stored["mining"]["cases"])
-    bars = [bar.get_height() for bar in figures.speed_figure(stored).axes[0].patches]
+    bars = [bar.get_height() for bar in gallery.speed_figure(stored).axes[0].patches]
     assert bars == [stored["embedding"][f"{way}_items_per_second"] for way in ("plain", "ours", "floor")]
