@@ -8,15 +8,16 @@ from collections.abc import Callable
 
 import nbformat
 import pandas as pd
-import yaml
 
 from g2e_lib.project import config
-from g2e_lib.project.store import write_text
+from g2e_lib.project.store import read_json, write_text
 from g2e_lib.report import Report, claims
+from g2e_lib.report.pages import write_site
 from g2e_lib.report.text import NOT_RUN, REPRODUCED, TITLES, display, mark_best, row, to_markdown
 
 NAME = "README.md"
-RUN = "reference/mini"  # whose results the README shows
+PROFILE = "mini"  # whose published results the README shows
+RUN = f"reference/{PROFILE}"
 GROUPS = {group: TITLES[group] for group in ("IND", "OOD", "overall")}
 TRAINED = ("training", "ablations", "unime", "unime_ablations")
 
@@ -58,8 +59,8 @@ def scores_block(report: Report) -> str:
 
 def notebooks_block(report: Report) -> str:
     """The notebooks in order: question, executed page, and the time of the last run."""
-    path = report.folder / "provenance.json"
-    record = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {"notebooks": {}}
+    path = report.folder / "run.json"
+    record = read_json(path, made_by="run_all.sh") if path.is_file() else {"notebooks": {}}
     rows, total = [], 0.0
     for notebook in sorted(config.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
         title = nbformat.read(notebook, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
@@ -134,10 +135,18 @@ def render(text: str, report: Report) -> str:
 
 
 def refresh(report: Report) -> bool:
-    """Bring the README up to date with published results; tells whether it changed."""
+    """Bring what depends on published results up to date: their pages, whose links know where they lie, and the README.
+
+    Args:
+        report: on what was published; the README shows one profile only.
+
+    Returns:
+        Whether the README changed.
+    """
+    write_site(report)
     path = config.ROOT / NAME
-    before = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if before and (after := render(before, report)) != before:
+    before = path.read_text(encoding="utf-8") if report.profile == PROFILE and path.is_file() else ""
+    after = render(before, report) if before else ""
+    if after != before:
         write_text(path, after)
-        return True
-    return False
+    return after != before

@@ -37,7 +37,7 @@ def test_every_notebook_and_module_is_listed():
     for path in config.NOTEBOOKS.glob("*.ipynb"):
         assert f"](notebooks/{path.name})" in TEXT, path.name
     for path in config.PACKAGE.glob("*.py"):
-        assert f"](g2e_lib/{path.name})" in TEXT or path.name == "__init__.py", path.name
+        assert f"](g2e_lib/{path.name})" in TEXT or path.stem.startswith("__"), path.name
 
 
 def test_blocks_are_short_and_narrow():
@@ -51,3 +51,18 @@ def test_blocks_are_short_and_narrow():
 
 def test_it_fits():
     assert len(TEXT.splitlines()) <= 250
+
+
+def test_publishing_refreshes_pages_and_readme(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme.config, "ROOT", tmp_path)
+    monkeypatch.setattr(readme, "write_site", lambda report: written.append(report.profile))
+    written = []
+    text = "by hand" + "".join(f"<!-- {name}:start -->old<!-- {name}:end -->" for name in readme.BLOCKS)
+    (tmp_path / "README.md").write_text(text)
+    assert not readme.refresh(Report("reference/smoke"))  # another profile than the README's
+    assert readme.refresh(Report(readme.RUN))
+    assert not readme.refresh(Report(readme.RUN))  # nothing new
+    new = (tmp_path / "README.md").read_text()
+    assert new.startswith("by hand")
+    assert "old" not in new.replace("threshold", "")
+    assert written == ["smoke", "mini", "mini"]
