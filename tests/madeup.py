@@ -1,6 +1,6 @@
 """Small results made by hand, in the shapes that notebooks store."""
 
-NO_PROMPT, PROMPT, TOP_K = "in-batch, no prompt (VLM2Vec)", "in-batch, hierarchical prompt", "top-k hard negatives"
+NO_PROMPT, PROMPT, TOP_K = "in_batch_no_prompt", "in_batch", "topk"
 
 
 def estimate(value, spread=1.0, n=100):
@@ -17,7 +17,7 @@ def log(seed, loss=3.0):
     return [{"step": s, "loss": loss / s + seed, "pairs_per_second": 10.0 * s, **fields} for s in (1, 2, 3)]
 
 
-def arm(value, seeds=2):
+def method(value, seeds=2):
     return {
         "groups": groups(value),
         "datasets": {"ColourQA": estimate(value), "RelationQA": estimate(value - 9)},
@@ -28,7 +28,7 @@ def arm(value, seeds=2):
 
 
 def untrained(value):
-    return {**arm(value, 1), "log": [], "seconds": []}
+    return {**method(value, 1), "log": [], "seconds": []}
 
 
 def difference(value, *by_seed):
@@ -42,23 +42,27 @@ DATASETS = {
 
 
 def training():
-    arms = {"zero-shot": untrained(50), TOP_K: arm(60), "SaHa": arm(65)}
+    methods = {"zero_shot": untrained(50), TOP_K: method(60), "saha": method(65)}
     differences = {
-        "zero-shot": {TOP_K: difference(10, 10, 1.0), "SaHa": difference(15, 15, 1.0)},
-        TOP_K: {"SaHa": difference(-5, -5, 1.0)},
+        "zero_shot": {TOP_K: difference(10, 10, 1.0), "saha": difference(15, 15, 1.0)},
+        TOP_K: {"saha": difference(-5, -5, 1.0)},
     }
-    return {"provenance": {"cpu_count": 2}, "arms": arms, "differences": differences, "datasets": DATASETS}
+    return {"provenance": {"cpu_count": 2}, "methods": methods, "differences": differences, "datasets": DATASETS}
 
 
 def ablations():
-    arms = {"SaHa": arm(60, 1), "K = 3": arm(55, 1), "K = 15": arm(60, 1)}
-    arms |= {"10 % of pairs": arm(52, 1), "100 % of pairs": arm(60, 1), "rank 8": arm(60, 1)}
-    differences = {"SaHa": {"K = 3": difference(-5, -5.0), "10 % of pairs": difference(-0.5, -0.5)}}
-    for name in ("K = 15", "100 % of pairs", "rank 8"):
-        differences["SaHa"][name] = {**difference(0, 0.0), "overall": estimate(0, 0)}
-    questions = {"top_k": ["K = 3", "K = 15"], "fraction": ["10 % of pairs", "100 % of pairs"], "lora_rank": ["rank 8"]}
-    base = {"base": "SaHa", "base_names": ["SaHa", "K = 15", "100 % of pairs", "rank 8"]}
-    return {"arms": arms, "differences": differences, "questions": questions, **base, "datasets": DATASETS}
+    methods = {"base": method(60, 1), "top_k=3": method(55, 1), "top_k=15": method(60, 1)}
+    methods |= {"fraction=0.1": method(52, 1), "fraction=1.0": method(60, 1), "lora_rank=8": method(60, 1)}
+    differences = {"base": {"top_k=3": difference(-5, -5.0), "fraction=0.1": difference(-0.5, -0.5)}}
+    for name in ("top_k=15", "fraction=1.0", "lora_rank=8"):
+        differences["base"][name] = {**difference(0, 0.0), "overall": estimate(0, 0)}
+    questions = {
+        "top_k": ["top_k=3", "top_k=15"],
+        "fraction": ["fraction=0.1", "fraction=1.0"],
+        "lora_rank": ["lora_rank=8"],
+    }
+    base = {"base": "base", "base_names": ["base", "top_k=15", "fraction=1.0", "lora_rank=8"]}
+    return {"methods": methods, "differences": differences, "questions": questions, **base, "datasets": DATASETS}
 
 
 def mining():
@@ -80,30 +84,30 @@ def mining():
 
 
 def unime():
-    start, first, alone, both = "zero-shot, UniME's prompt", "UniME stage 1", "UniME stage 2 alone", "UniME stage 1 + 2"
+    start, first, alone, both = "zero_shot_unime", "unime_1", "unime_2", "unime_1_2"
     differences = {
         start: {first: difference(4, 3.9)},  # one seed
         NO_PROMPT: {both: difference(1.5, 1.0, 2.0)},
-        "SaHa": {both: difference(-3, -2.0, -4.0)},
+        "saha": {both: difference(-3, -2.0, -4.0)},
         alone: {both: difference(0.2)},
     }
-    arms = {start: untrained(40), first: arm(44, 1), NO_PROMPT: arm(70), "SaHa": arm(74), both: arm(71)}
+    methods = {start: untrained(40), first: method(44, 1), NO_PROMPT: method(70), "saha": method(74), both: method(71)}
     negatives = {
         kind: [log(s, loss) for s in range(2)] for kind, loss in (("hard", 6.0), ("random", 5.0), ("easy", 1.0))
     }
     more = {kind: {f: estimate(5, 1, 3) for f in ("loss", "gradient_norm")} for kind in ("easy", "random")}
     judged = {"differences": {"beta = 0.1": estimate(-5)}}
     filters = {"filter": {"as stage 2 begins": judged}, "filter_used": "beta = 0.1", "negatives_differences": more}
-    return {"arms": arms, "differences": differences, "negatives": negatives, "datasets": DATASETS, **filters}
+    return {"methods": methods, "differences": differences, "negatives": negatives, "datasets": DATASETS, **filters}
 
 
 def sugarcrepe():
-    both = "UniME stage 1 + 2"
+    both = "unime_1_2"
     image = {
-        "zero-shot: unime": {"UniME stage 1": {"mean": estimate(-2)}},
-        "zero-shot: hierarchical": {"SaHa": {"mean": estimate(-0.5)}, PROMPT: {"mean": estimate(-1.5)}},
+        "zero_shot:unime": {"unime_1": {"mean": estimate(-2)}},
+        "zero_shot:hierarchical": {"saha": {"mean": estimate(-0.5)}, PROMPT: {"mean": estimate(-1.5)}},
         NO_PROMPT: {both: {"mean": estimate(5)}},
-        "SaHa": {both: {"mean": estimate(-4)}},
+        "saha": {both: {"mean": estimate(-4)}},
     }
-    scores = {"sugarcrepe": {"image": {"SaHa": {"groups": {"swap": estimate(50.5)}}}}}
+    scores = {"sugarcrepe": {"image": {"saha": {"groups": {"swap": estimate(50.5)}}}}}
     return {"sets": scores, "differences": {"sugarcrepe": {"image": image}}}

@@ -1,1 +1,136 @@
-"""Style, tables, figures, claims and pages, from stored results only; no torch."""
+"""Tables, figures, claims and pages, drawn from stored results only: no model, no data, no torch."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+
+from g2e_lib.project.config import figures_folder, results_folder
+from g2e_lib.project.store import read_json
+from g2e_lib.report import claims as claims_module
+from g2e_lib.report import fact_tables, figures, gallery, score_tables  # noqa: F401 (they register what they draw)
+from g2e_lib.report.claims import CLAIMS, Claim, claims_table, claims_text
+from g2e_lib.report.look import save_figure
+from g2e_lib.report.registry import ENTRIES, Entry, find
+from g2e_lib.report.text import TableView, save_table
+
+PIXELS_PER_INCH, SCREEN = 200, 96  # of saved figures, and of a browser's inch
+
+
+def _places(run: str) -> tuple[str, Path, Path]:
+    """Profile, folder of results and folder of figures of a run."""
+    return run.rpartition("/")[2], results_folder(run), figures_folder(run)
+
+
+class Report:
+    """The tables, figures and claims of one run, drawn from its metrics.
+
+    Args:
+        run: name of the results folder.
+    """
+
+    def __init__(self, run: str) -> None:
+        self.name = run
+        self.profile, self.folder, self.figures = _places(run)
+
+    def metrics(self, name: str) -> Any:  # noqa: ANN401 (whatever a notebook stored)
+        """The content of `metrics/<name>.json`.
+
+        Raises:
+            ValueError: it does not exist.
+        """
+        return read_json(self.folder / "metrics" / f"{name}.json", made_by="the notebook that writes it")
+
+    def has(self, name: str) -> bool:
+        """Whether `metrics/<name>.json` exists."""
+        return (self.folder / "metrics" / f"{name}.json").is_file()
+
+    def make(self, entry: Entry) -> Any:  # noqa: ANN401 (a table or a figure)
+        """Draw an entry without saving it; None if there is nothing to show."""
+        metrics = [self.metrics(name) for name in entry.needs]
+        metrics += [self.metrics(name) if self.has(name) else None for name in entry.may_use]
+        return entry.drawn(metrics, profile=self.profile, results=self.folder)
+
+    def save(self, kind: str, name: str) -> pd.DataFrame | Figure | None:
+        """Make, save and return a "table" or a "figure"."""
+        made = self.make(find(kind, name))
+        if isinstance(made, pd.DataFrame):
+            save_table(made, self.folder / "tables", name)
+        elif made is not None:
+            save_figure(made, self.figures, name)
+        return made
+
+    def table(self, name: str) -> TableView | None:
+        """Make and save a table; a notebook shows an excerpt, with the whole one folded under it."""
+        made = self.save("table", name)
+        return None if made is None else TableView(made, find("table", name).caption)
+
+    def figure(self, *names: str) -> None:
+        """Make, save and show figures."""
+        from IPython import display  # here, since reports are drawn outside notebooks too
+
+        for name in names:
+            if (made := self.save("figure", name)) is not None:
+                plt.close(made)
+                path = self.figures / f"{name}.png"
+                with Image.open(path) as image:
+                    width = round(image.width * SCREEN * 1.15 / PIXELS_PER_INCH)
+                display.display(display.Image(filename=str(path), width=width, alt=find("figure", name).caption))
+
+    def draw_all_of(self, metrics: str) -> None:
+        """Make, save and show every figure that needs these metrics first of all."""
+        self.figure(*(name for (kind, name), e in ENTRIES.items() if kind == "figure" and e.needs[0] == metrics))
+
+    def claims_now(self, part: str = "", chosen: Callable[[Claim], bool] = lambda claim: True) -> pd.DataFrame:
+        """The claims with their verdicts, see claims.claims_table."""
+        found = {name: self.metrics(name) for name in claims_module.METRICS if self.has(name)}
+        return claims_table(found, self.profile, part, chosen)
+
+    def save_claims(self, part: str = "") -> pd.DataFrame:
+        """The claims of one part (such as "mining") or, with "", all; saved as a table."""
+        table = self.claims_now(part)
+        if not table.empty:
+            save_table(table, self.folder / "tables", f"{part}_claims" if part else "claims")
+        return table
+
+    def claims(self, part: str = "") -> TableView:
+        """The same as a notebook shows it."""
+        return TableView(self.save_claims(part), "The papers' claims, each with a verdict by a stated rule.")
+
+    def redraw(self, is_fresh: bool = False) -> pd.DataFrame:
+        """Draw and save everything whose metrics exist.
+
+        Args:
+            is_fresh: remove all tables and figures first.
+
+        Returns:
+            One row a table or figure: its name, its metrics, and whether it was drawn or what is missing.
+        """
+        for folder in (self.folder / "tables", self.figures) if is_fresh else ():
+            shutil.rmtree(folder, ignore_errors=True)
+        rows = []
+        for (kind, name), entry in ENTRIES.items():
+            missing = [need for need in entry.needs if not self.has(need)]
+            state = f"left out: there is no metrics/{missing[0]}.json" if missing else "drawn"
+            if not missing:
+                state = state if self.save(kind, name) is not None else "left out: nothing to show"
+                plt.close("all")
+            rows.append({"kind": kind, "name": name, "metrics": ", ".join(entry.needs), "state": state})
+        for part in dict.fromkeys(("", *(claim.part for claim in CLAIMS))):
+            state = "left out: nothing to show" if self.save_claims(part).empty else "drawn"
+            name = f"{part}_claims" if part else "claims"
+            rows.append({"kind": "table", "name": name, "metrics": "those of the claims", "state": state})
+        return pd.DataFrame(rows)
+
+
+def conclude(run: str) -> str:
+    """What a run ends with: the main claims with their verdicts, for a terminal; "" where nothing was measured."""
+    report = Report(run)
+    if not any(map(report.has, claims_module.METRICS)):
+        return ""
+    return claims_text(report.claims_now(chosen=lambda claim: not claim.is_detail))

@@ -4,7 +4,7 @@ import madeup
 import pytest
 
 from g2e_lib.report import claims
-from g2e_lib.report.style import NOT_REPRODUCED, NOT_RUN, REPRODUCED
+from g2e_lib.report.text import NOT_REPRODUCED, NOT_RUN, REPRODUCED
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_training_needs_the_interval_and_every_seed(everything):
     assert verdicts["the prompt lifts in-batch training, overall"] == NOT_RUN
     assert table.loc["fine-tuning with SaHa beats no training, overall", "by seed"] == "+15.0, +1.0"
     assert table.loc["fine-tuning with SaHa beats no training, overall", "paper"] == "+23.8 points"
-    one = everything["training"]["differences"]["zero-shot"]["SaHa"]
+    one = everything["training"]["differences"]["zero_shot"]["saha"]
     one["overall_by_seed"] = [31.0, -1.0]  # one seed disagrees
     assert judged(everything)["verdict"]["fine-tuning with SaHa beats no training, overall"] == NOT_REPRODUCED
     one["overall_by_seed"] = [15.0]
@@ -88,7 +88,7 @@ def test_mining_and_passes(everything):
 
 def test_a_fraction_suffices_within_the_margin(everything):
     assert judged(everything)["verdict"]["10 % of pairs train as well as all"] == f"{REPRODUCED} (one seed)"
-    everything["ablations"]["differences"]["SaHa"]["10 % of pairs"]["overall"] = madeup.estimate(-1.5)
+    everything["ablations"]["differences"]["base"]["fraction=0.1"]["overall"] = madeup.estimate(-1.5)
     verdict = judged(everything)["verdict"]["10 % of pairs train as well as all"]
     assert verdict == f"{NOT_REPRODUCED} (one seed)"
 
@@ -102,7 +102,7 @@ def test_a_part_has_only_what_was_measured_and_smoke_no_paper(everything):
 
 
 def test_the_terminal_gets_what_fits(everything):
-    table = claims.claims_table(everything, "mini", is_short=True)
+    table = claims.claims_table(everything, "mini", chosen=lambda claim: not claim.is_detail)
     text = claims.claims_text(table, width=100)
     assert len(text.splitlines()) == len(table) + 2
     assert max(map(len, text.splitlines()[1:])) <= 100

@@ -6,7 +6,7 @@ from evaluation.test_evaluate import FakeEmbedder, rows
 
 from g2e_lib.evaluation.scores import score_prompts
 from g2e_lib.project.store import Store
-from g2e_lib.report import zero_shot_report as zr
+from g2e_lib.report import fact_tables, figures, score_tables
 from g2e_lib.report.claims import claims_table
 
 INFO = {
@@ -25,18 +25,18 @@ def metrics(tmp_path):
 
 
 def test_table_1_shows_the_papers_rows_beside_ours_but_not_for_smoke(metrics):
-    table = zr.zero_shot_table(metrics, "mini")
+    table = score_tables.zero_shot_table(metrics, "mini")
     assert table[""].tolist()[:2] == ["paper, Qwen2-VL-2B: baseline prompt", "paper, Qwen2-VL-2B: hierarchical prompt"]
     assert table["Overall"].tolist()[:2] == ["13.9", "43.3"]
     assert table["Overall"].tolist()[2] == "100.0 [100.0, 100.0]"
     assert table["n"].tolist()[2:] == ["24"] * 3
-    assert not zr.zero_shot_table(metrics, "smoke")[""].str.startswith("paper").any()
+    assert not score_tables.zero_shot_table(metrics, "smoke")[""].str.startswith("paper").any()
 
 
 def test_a_changed_metric_changes_the_tables(metrics):
-    before = zr.prompt_table(metrics)
+    before = score_tables.prompt_table(metrics)
     metrics["prompts"]["user"]["groups"]["vqa"]["value"] = 12.34
-    after = zr.prompt_table(metrics)
+    after = score_tables.prompt_table(metrics)
     assert after.loc[1, "VQA"].startswith("12.3")
     assert (before != after).sum().sum() == 1
 
@@ -67,8 +67,8 @@ def test_every_figure_draws(metrics):
     panel = {"image": [[0, 0], [1, 1]], "text": [[0, 1], [1, 0]]}
     panel["gap"] = {"centroid_distance": {"value": 1.0, "low": 0.9, "high": 1.1, "n": 2}}
     for figure in (
-        zr.dataset_figure(metrics),
-        zr.modality_gap_figure({"panels": {"none": panel, "hierarchical": panel}}),
+        figures.dataset_figure(metrics),
+        figures.modality_gap_figure({"panels": {"none": panel, "hierarchical": panel}}),
     ):
         figure.canvas.draw()
         plt.close(figure)
@@ -79,7 +79,7 @@ def test_prompt_tokens_count_visual_tokens():
         {"tokens": ["<|im_start|>", "<|image_pad|> x 4", "\\n"], "is_pooled": False},
         {"tokens": ["a"], "is_pooled": True},
     ]
-    table = zr.prompt_tokens_table(lines)
+    table = fact_tables.prompt_tokens_table(lines)
     assert table["from token"].tolist() == [0, 6]
     assert table["tokens"].tolist()[1] == "a  <- pooled"
 
@@ -87,10 +87,10 @@ def test_prompt_tokens_count_visual_tokens():
 def test_parts_of_the_ablation_draw_as_well(tmp_path):
     datasets = {name: rows(name.lower()) for name in "AB"}
     metrics = score_prompts(FakeEmbedder(), ["none", "e5v"], datasets, INFO, Store(tmp_path))
-    assert zr.zero_shot_table(metrics, "mini").shape[0] == 3
+    assert score_tables.zero_shot_table(metrics, "mini").shape[0] == 3
     assert claims_table({"zero_shot": metrics, "modality_gap": {"panels": {}}}, "mini", "zero_shot").empty
-    figure = zr.zero_shot_figure(metrics)
+    figure = figures.zero_shot_figure(metrics)
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert labels == ["Classif.", "VQA", "IND", "OOD", "Overall"]
     plt.close(figure)
-    assert zr.difference_table(metrics)[""].tolist() == ["e5v - none"]
+    assert score_tables.difference_table(metrics)[""].tolist() == ["e5v - none"]

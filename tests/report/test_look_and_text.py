@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from g2e_lib.report import style
+from g2e_lib.report import look, text
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def one(value, low, high):
 
 
 def test_interval_format():
-    assert style.interval({"value": -0.04, "low": -1, "high": 1.25}) == "-0.0 [-1.0, 1.2]"
+    assert text.interval({"value": -0.04, "low": -1, "high": 1.25}) == "-0.0 [-1.0, 1.2]"
 
 
 def lightness(colour):
@@ -33,16 +33,16 @@ def lightness(colour):
 
 
 def test_colours_differ_in_black_and_white():
-    values = [lightness(colour) for colour in style.COLOURS]
+    values = [lightness(colour) for colour in look.COLOURS]
     assert np.diff(values).min() > 7  # dark to light
-    assert len(set(style.MARKERS)) == len(set(map(str, style.LINES))) == len(style.COLOURS)
-    assert len({str(style.look(index)) for index in range(20)}) == 20  # more series than colours
+    assert len(set(look.MARKERS)) == len(set(map(str, look.LINES))) == len(look.COLOURS)
+    assert len({str(look.look(index)) for index in range(20)}) == 20  # more series than colours
 
 
 def test_bars_have_their_values_and_intervals_and_gaps():
-    style.use_style()
+    look.use_style()
     figure, axis = plt.subplots()
-    style.bars(axis, ["x", "y"], {"a": [one(40, 30, 55), None], "b": [one(0, 0, 0), one(1, 0.5, 2)]})
+    look.bars(axis, ["x", "y"], {"a": [one(40, 30, 55), None], "b": [one(0, 0, 0), one(1, 0.5, 2)]})
     heights = [[bar.get_height() for bar in container] for container in axis.containers if len(container) == 2]
     assert heights[0][0] == 40
     assert np.isnan(heights[0][1])
@@ -53,11 +53,11 @@ def test_bars_have_their_values_and_intervals_and_gaps():
 
 def test_figures_are_the_same_bytes_every_time(tmp_path):
     for folder in ("one", "two"):
-        style.use_style()
+        look.use_style()
         figure, axis = plt.subplots()
-        style.points(axis, [1, 2], [one(1, 0, 2), None], 1, label="a")
-        style.legend_above(figure, axis, 1)
-        style.save_figure(figure, tmp_path / folder, "f")
+        look.points(axis, [1, 2], [one(1, 0, 2), None], 1, label="a")
+        look.finish(figure, axis, 1)
+        look.save_figure(figure, tmp_path / folder, "f")
     for name in ("f.png", "f.svg"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -69,15 +69,15 @@ def table():
 
 
 def test_the_best_of_ours_is_bold_and_numbers_are_compared_not_texts(table):
-    style.mark_best(table, [1, 2], ["IND", "OOD"])
+    text.mark_best(table, [1, 2], ["IND", "OOD"])
     assert table.attrs["best"] == [[2, "IND"], [1, "OOD"], [2, "OOD"]]  # 10 above 5; a tie is two
-    assert style.mark_best(table, [1, 2], ["IND"], lowest=True).attrs["best"] == [[1, "IND"]]
-    assert style.mark_best(table, [1], ["IND", "OOD"], by_row=True).attrs["best"] == [[1, "OOD"]]
+    assert text.mark_best(table, [1, 2], ["IND"], lowest=True).attrs["best"] == [[1, "IND"]]
+    assert text.mark_best(table, [1], ["IND", "OOD"], by_row=True).attrs["best"] == [[1, "OOD"]]
 
 
 def test_tables_are_written_three_times_and_round_trip(tmp_path, table):
-    style.mark_best(table, [1, 2], ["IND"])
-    style.save_table(table, tmp_path, "t")
+    text.mark_best(table, [1, 2], ["IND"])
+    text.save_table(table, tmp_path, "t")
     read = pd.read_csv(tmp_path / "t.csv", dtype=str).rename(columns={"Unnamed: 0": ""})
     pd.testing.assert_frame_equal(read, table)
     assert "| **10.0 [9.0, 11.0]** |" in (tmp_path / "t.md").read_text()
@@ -87,7 +87,7 @@ def test_tables_are_written_three_times_and_round_trip(tmp_path, table):
 
 def test_tex_is_well_formed(table):
     table.loc[4] = ["50 % of a&b_c {x} #1 $ ~ ^ \\", "–", "1", "2"]
-    lines = style.to_tex(table).splitlines()
+    lines = text.to_tex(table).splitlines()
     assert lines[0] == r"\begin{tabular}{lrrr}"
     assert [lines[1], lines[3], lines[-2], lines[-1]] == [r"\toprule", r"\midrule", r"\bottomrule", r"\end{tabular}"]
     for line in (lines[2], *lines[4:-2]):
@@ -99,9 +99,8 @@ def test_tex_is_well_formed(table):
 
 
 def test_a_row_that_begins_with_a_bracket_is_no_option():
-    assert "\\midrule\n{}[x] " in style.to_tex(pd.DataFrame({"a": ["[x]"]}))
+    assert "\\midrule\n{}[x] " in text.to_tex(pd.DataFrame({"a": ["[x]"]}))
 
 
 def test_pipes_do_not_break_markdown():
-    text = style.to_markdown(pd.DataFrame({"a": ["x|y"]}))
-    assert "x\\|y" in text
+    assert "x\\|y" in text.to_markdown(pd.DataFrame({"a": ["x|y"]}))
