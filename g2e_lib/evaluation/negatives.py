@@ -47,13 +47,7 @@ class Judge(Protocol):
     identity: str
 
     def is_right(self, query: int, other: int, of: Self | None = None) -> bool:
-        """Whether the positive of row `other` is a right answer to the query of row `query`.
-
-        Args:
-            query: a row of this subset.
-            other: a row of the subset that `of` judges, None being this one.
-            of: a judge of the same kind.
-        """
+        """Whether the positive of row `other`, of the subset that `of` judges (None: this), is right for `query`."""
 
 
 class AnnotatedJudge:
@@ -90,13 +84,7 @@ def _judged_whole(clusters: Clusters, purpose: str, seed: int) -> list[Sequence[
 def count_false_negatives(
     judge: Judge, clusters: Clusters, positive_of: np.ndarray, seed: int = 0
 ) -> dict[str, list[list[int]]]:
-    """Judge the negatives of mined clusters.
-
-    Args:
-        judge: of the subset.
-        clusters: mined from it.
-        positive_of: (N,) int, the target of each row.
-        seed: which clusters are judged whole.
+    """Judge the negatives of a subset's clusters; `positive_of` (N,) int is the target of each row.
 
     Returns:
         For every cluster `anchor` = [false negatives, negatives] of its anchor; for up to CLUSTERS_JUDGED of them
@@ -115,32 +103,21 @@ def count_false_negatives(
 
 
 def count_similarities(
-    judge: Judge,
-    clusters: Clusters,
-    positive_of: np.ndarray,
-    query_embeddings: np.ndarray,
-    target_embeddings: np.ndarray,
-    seed: int = 0,
+    judge: Judge, clusters: Clusters, positive_of: np.ndarray, queries: np.ndarray, targets: np.ndarray, seed: int = 0
 ) -> dict[str, list[int]]:
-    """Sort the anchors' similarities of up to CLUSTERS_JUDGED clusters into bins.
+    """Sort the anchors' similarities of up to CLUSTERS_JUDGED clusters into bins between EDGES.
 
-    Args:
-        judge: of the subset.
-        clusters: mined from it.
-        positive_of: (N,) int, the target of each row.
-        query_embeddings: (N, D) float32, unit rows.
-        target_embeddings: (M, D) float32, unit rows.
-        seed: which clusters are looked at.
+    Args are as in count_false_negatives, and (N, D) and (M, D) float32 unit rows.
 
     Returns:
-        For each of KINDS the counts between EDGES: the anchor's positive, mined targets that are wrong answers to
-        it, and mined targets that are in truth right ones.
+        For each of KINDS the counts: the anchor's positive, mined targets that are wrong answers to it, and mined
+        targets that are in truth right ones.
     """
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for rows in _judged_whole(clusters, "histograms", seed):
         for row in rows:
             kind = KINDS[0] if row == rows[0] else KINDS[2] if judge.is_right(rows[0], row) else KINDS[1]
-            found[kind].append(float(target_embeddings[positive_of[row]] @ query_embeddings[rows[0]]))
+            found[kind].append(float(targets[positive_of[row]] @ queries[rows[0]]))
     return {kind: np.histogram(np.clip(values, -1, 1), EDGES)[0].tolist() for kind, values in found.items()}
 
 
@@ -262,26 +239,9 @@ def _summarize_miner(judged: Mapping[str, Mapping[str, Any]], groups: Mapping[st
 
 
 def explain_anchor(
-    embedder: Embedder,
-    subset: Subset,
-    judge: Judge,
-    row: int,
-    top_k: int,
-    pool_mult: int,
-    store: Store,
-    results: Path,
+    embedder: Embedder, subset: Subset, judge: Judge, row: int, top_k: int, pool_mult: int, store: Store, results: Path
 ) -> dict[str, Any]:
-    """How one query gets its cluster, with the truth: what the step-by-step figure draws.
-
-    Args:
-        embedder: with its prompt.
-        subset: the pairs.
-        judge: of them.
-        row: the anchor.
-        top_k: K.
-        pool_mult: m.
-        store: keeps embeddings.
-        results: folder of a run's results; pictures are kept there.
+    """How the query of `row` gets its cluster, with the truth; pictures are kept in the folder `results`.
 
     Returns:
         `anchor` with `text` and `image`, and `steps`: for each retrieved target a record of Step with texts, images
@@ -331,8 +291,8 @@ def judge_filter(
 
     Args:
         embedder: with its prompt, at the point of training that is asked about.
-        subsets: training subsets.
-        judges: of each.
+        subsets: what batches are drawn from.
+        judges: of each subset.
         margins: beta; the last one is what the others are compared with.
         top_k: K.
         batches: how many, and pairs in each.

@@ -126,14 +126,7 @@ class MmebBenchmark:
         return {"world": "mmeb", "selection": vars(self.selection), "policy": self.policy, "skipped": self._skipped()}
 
     def load(self, names: Sequence[str] = (), limit: int = 0) -> tuple[dict[str, list[EvalRow]], dict[str, dict]]:
-        """Read evaluation datasets.
-
-        Args:
-            names: datasets to read; none means all that are wanted.
-            limit: at most this many rows of each; 0 means all.
-
-        Returns:
-            Rows by dataset name, and facts by dataset name (meta_task, distribution, why, and counts).
+        """Rows and facts (meta_task, distribution, why, and counts) by evaluation dataset; no names and 0 mean all.
 
         Raises:
             ValueError: a dataset that is not here, or not on the disk.
@@ -142,14 +135,12 @@ class MmebBenchmark:
         images = self.root / download.EVAL_IMAGES
         rows, facts = {}, {}
         for name in names or self.selection.all_datasets:
-            rows[name] = read_mmeb_eval(self.root / download.EVAL, name, images, limit)
-        for name, some in rows.items():
+            some = rows[name] = read_mmeb_eval(self.root / download.EVAL, name, images, limit)
             published = _published(name)
-            has_training = published["distribution"] == "IND"
             facts[name] = {
                 "meta_task": published["meta_task"],
                 "distribution": published["distribution"],
-                "why": "MMEB trains on it" if has_training else "not in MMEB's training data",
+                "why": "MMEB trains on it" if published["distribution"] == "IND" else "not in MMEB's training data",
                 "queries": len(some),
                 "fewest_candidates": min((len(row.candidates) for row in some), default=0),
                 "train_pairs": published["train_pairs"],
@@ -177,13 +168,7 @@ class MmebBenchmark:
         return fingerprint([read_note(self.root / download.SOURCES), self._lists()])
 
     def crepe(self, limit: int = 0) -> tuple[CrepeSets, str]:
-        """SugarCrepe and SugarCrepe++, and what they are called in provenance.
-
-        Args:
-            limit: at most this many rows of each subset, the first ones; 0 means all.
-
-        Returns:
-            Rows by set ("sugarcrepe", "sugarcrepe_pp") and subset, without those whose images are skipped; a digest.
+        """SugarCrepe and SugarCrepe++, the first `limit` rows a subset (0: all) whose images are there; a digest.
 
         Raises:
             ValueError: the files are not on the disk.
@@ -202,10 +187,7 @@ class MmebBenchmark:
         return sets, fingerprint(facts)
 
     def sentences(self, limit: int = 0) -> tuple[Path, str]:
-        """Distinct pairs of sentences of which one follows from the other (AllNLI), for UniME's stage 1.
-
-        Args:
-            limit: so many, drawn at random; 0 for all.
+        """`limit` distinct pairs (0: all) of sentences of which one follows from the other (AllNLI), drawn at random.
 
         Returns:
             A folder in MMEB-train's format, and the name of its one subset.
@@ -240,9 +222,6 @@ class MmebBenchmark:
 
     def retrieval(self, limit: int = 0) -> dict[str, list[EvalRow]]:
         """Retrieval with short captions (MMEB's own lists of candidates) and long ones (Urban1K, each among all).
-
-        Args:
-            limit: at most this many short and long queries of each direction, the first ones; 0 for all.
 
         Returns:
             Rows by name: `short_i2t`, `short_t2i` (if MMEB's dataset is there), `long_i2t`, `long_t2i`.
@@ -303,17 +282,14 @@ def _faulty(verified: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def prepare_benchmark(
     world: World, size: benchmark.Size, selection: Selection, policy: Policy = "stop", is_fresh: bool = False
 ) -> tuple[Benchmark, str]:
-    """Build or download a benchmark, and verify it.
+    """Build ("glyphworld") or download ("mmeb") a benchmark, and verify it; returns it, and a sentence on that.
 
     Args:
-        world: "glyphworld" or "mmeb".
+        world: which one.
         size: of MMEB-mini.
-        selection: which parts of the papers' data.
-        policy: what to do about images that are missing or broken: "stop" or "skip".
+        selection: of MMEB.
+        policy: "stop" at images that are missing or broken, or "skip" the rows that need them.
         is_fresh: build again, or open every image again.
-
-    Returns:
-        The benchmark, and a sentence on what was verified.
 
     Raises:
         ValueError: something is wrong with the data, or cannot be had.

@@ -46,9 +46,6 @@ def embed_and_mine(results: Results, settings: MiningSettings) -> int:
     return mine_all(embedder, subsets, miners, labelled, results.store("embeddings"))
 
 
-WORK = {ZeroShotSettings: embed_zero_shot, MiningSettings: embed_and_mine}
-
-
 def _given(pairs: Sequence[Sequence[str]], kinds: Sequence[type]) -> dict[type, dict[str, Any]]:
     """Values of `-p`, for whichever settings have them.
 
@@ -68,17 +65,17 @@ def embed(name: str, only: str, pairs: Sequence[Sequence[str]]) -> None:
     Raises:
         ValueError: there is no such run or profile, notebook 00 has not run, or settings are wrong.
     """
-    results = Results(name)
+    results, work = Results(name), {ZeroShotSettings: embed_zero_shot, MiningSettings: embed_and_mine}
     if not results.folder.is_dir():
         config.load_profile(name)  # says so if there is none
     asked = config.load_profile(results.profile)
-    kinds = [kind for kind in WORK if kind.notebook in asked and kind.notebook.startswith(only)]
+    kinds = [kind for kind in work if kind.notebook in asked and kind.notebook.startswith(only)]
     given = _given(pairs, kinds)
     for kind in kinds:
         settings = kind.of(results, **given[kind])
         if settings.device == "auto" and torch.cuda.is_available():
             settings = replace(settings, device=f"cuda:{torch.cuda.current_device()}")
-        done = WORK[kind](results, settings)
+        done = work[kind](results, settings)
         if os.environ.get("RANK", "0") == "0":
             print(f"{kind.notebook}: {done} parts are in {results.store('embeddings').folder}")  # noqa: T201
 

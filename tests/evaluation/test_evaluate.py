@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from g2e_lib.data.items import EvalRow, Item
+from g2e_lib.embedder import encode_cached
 from g2e_lib.evaluation import gap, scores
 from g2e_lib.evaluation.compare import compare, write_answers
 from g2e_lib.evaluation.gap import modality_gap, project
@@ -152,9 +153,9 @@ def test_a_killed_run_keeps_its_finished_shards(tmp_path, monkeypatch):
         (_ for _ in ()).throw(KeyboardInterrupt) if items[9] in shard else FakeEmbedder.encode(embedder, shard, "query")
     )
     with pytest.raises(KeyboardInterrupt):
-        embedder.encode_cached(embedder, items, "query", Store(tmp_path), show_progress=False)
+        encode_cached(embedder, items, "query", Store(tmp_path), show_progress=False)
     again = FakeEmbedder()
-    embeddings = embedder.encode_cached(again, items, "query", Store(tmp_path), show_progress=False)
+    embeddings = encode_cached(again, items, "query", Store(tmp_path), show_progress=False)
     assert [text for *_, text in again.encoded] == ["t8", "t9"]
     np.testing.assert_array_equal(embeddings, FakeEmbedder().encode(items, "query"))
 
