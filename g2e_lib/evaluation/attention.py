@@ -95,13 +95,7 @@ def attention_shares(embedder: Embedder, items: Sequence[Embeddable], role: Role
 def compare_attention(
     embedder: Embedder, prompts: Sequence[str], pairs: Sequence[tuple[Item, Item]], store: Store
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Attention shares of images and of captions under several prompts.
-
-    Args:
-        embedder: the model; its own prompt is not used.
-        prompts: names.
-        pairs: (image, caption).
-        store: keeps the records.
+    """Attention shares of images and of captions under several prompts (not the embedder's own).
 
     Returns:
         By prompt and kind ("image" or "caption") one record a layer, with an estimate in percent for each part.

@@ -26,13 +26,9 @@ def image_text_pairs(rows: Sequence[EvalRow], count: int) -> list[tuple[Item, It
 def modality_panels(
     embedder: Embedder, prompts: Sequence[str], pairs: Sequence[tuple[Item, Item]], store: Store
 ) -> dict[str, dict[str, Any]]:
-    """The modality gap under several prompts, with a picture of it.
+    """The modality gap under several prompts (not the embedder's own), with a picture of it.
 
-    Args:
-        embedder: the model; its own prompt is not used.
-        prompts: names.
-        pairs: (image, caption), both embedded as queries, where every prompt has its say at every level.
-        store: keeps embeddings.
+    Images and captions are both embedded as queries, where every prompt has its say at every level.
 
     Returns:
         For each prompt `gap` (see modality_gap) and (N, 2) lists `image`, `text`: their two principal components.

@@ -73,7 +73,7 @@ def compare_next_words(
 
     Args:
         embedder: the model; its own prompt is not used.
-        prompts: names of prompts.
+        prompts: names.
         pairs: (image, caption); the first one is the example whose words are shown.
         store: keeps the records.
         top_k: how many words.

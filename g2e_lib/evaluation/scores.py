@@ -49,7 +49,7 @@ def evaluate_mmeb(
     digests: Mapping[Item, str] | None = None,
     show_progress: bool = True,
 ) -> dict[str, np.ndarray]:
-    """Score an embedder on MMEB evaluation sets; items shared by several are encoded once.
+    """Score an embedder on MMEB evaluation sets: for each (N,) bool; items shared by several are encoded once.
 
     Args:
         embedder: with its prompt.
@@ -57,9 +57,6 @@ def evaluate_mmeb(
         store: keeps embeddings.
         digests: content digests of all items, if known already.
         show_progress: draw progress bars.
-
-    Returns:
-        For each dataset (N,) bool, right or wrong by query.
     """
     queries, query_rows = unique(row.query for rows in datasets.values() for row in rows)
     targets, target_rows = unique(item for rows in datasets.values() for row in rows for item in row.candidates)
@@ -86,12 +83,7 @@ def chance_level(rows: Sequence[EvalRow]) -> float:
 
 
 def is_at_chance(right: np.ndarray, chance: float) -> bool:
-    """Tell whether a score's interval reaches down to chance level.
-
-    Args:
-        right: (N,) bool.
-        chance: expected score of guessing, 0 to 1.
-    """
+    """Tell whether the interval of a score, answers (N,) bool, reaches down to chance level, 0 to 1."""
     return estimate({"": right}).low / 100 <= chance
 
 

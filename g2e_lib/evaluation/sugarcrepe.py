@@ -49,16 +49,13 @@ def score_rows(
 def evaluate_sugarcrepe(
     embedder: Embedder, subsets: Mapping[str, Sequence[CrepeRow]], store: Store, show_progress: bool = True
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Score an embedder; what several rows share is encoded once.
+    """Score an embedder: for each subset what score_rows returns; what several rows share is encoded once.
 
     Args:
         embedder: with its prompt.
         subsets: rows by name, all with their images (see with_images), none of them empty.
         store: keeps embeddings.
         show_progress: draw progress bars.
-
-    Returns:
-        For each subset what score_rows returns.
     """
     texts, text_rows = unique(
         CAPTION_PREFIX + text for rows in subsets.values() for row in rows for text in (*row.captions, row.negative)
@@ -155,11 +152,7 @@ def worst_rows(
 
 
 def save_gallery(found: Mapping[str, Sequence[dict[str, Any]]], results: Path) -> dict[str, list[dict[str, Any]]]:
-    """Keep small copies of the gallery's pictures with the results, so that it can be drawn without the data.
-
-    Args:
-        found: from worst_rows.
-        results: a run's folder.
+    """Keep small copies of the pictures of `worst_rows` in a run's folder, so that they can be drawn without the data.
 
     Returns:
         The same records, `image` being a path relative to the folder.

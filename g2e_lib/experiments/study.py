@@ -39,40 +39,24 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate")
 
 @dataclass(frozen=True)
 class Sentences:
-    """What UniME's first stage learns from.
+    """What UniME's first stage learns from."""
 
-    Attributes:
-        data: folder of text pairs, in MMEB-train's format.
-        subsets: names.
-        teacher: id or folder of a sentence-transformers model.
-        prompt: in training.
-    """
-
-    data: Path
-    subsets: tuple[str, ...]
-    teacher: str
-    prompt: str = "unime_distillation"
+    data: Path  #: folder of text pairs, in MMEB-train's format
+    subsets: tuple[str, ...]  #: names
+    teacher: str  #: id or folder of a sentence-transformers model
+    prompt: str = "unime_distillation"  #: in training
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way of training.
+    """One way of training."""
 
-    Attributes:
-        key: by which results name it.
-        prompt: in mining, training and evaluation.
-        miner: None trains on random pairs with in-batch negatives only.
-        settings: whatever of TrainConfig differs from the study's settings.
-        sentences: train on these instead of the study's pairs (UniME, stage 1).
-        start: the method whose adapter this one goes on from, trained with the same seed (UniME, stage 2).
-    """
-
-    key: str
-    prompt: str = "hierarchical"
-    miner: Miner | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    sentences: Sentences | None = None
-    start: "Method | None" = None
+    key: str  #: by which results name it
+    prompt: str = "hierarchical"  #: in mining, training and evaluation
+    miner: Miner | None = None  #: None trains on random pairs with in-batch negatives only
+    settings: Mapping[str, Any] = field(default_factory=dict)  #: whatever of TrainConfig differs from the study's
+    sentences: Sentences | None = None  #: train on these instead of the study's pairs (UniME, stage 1)
+    start: "Method | None" = None  #: whose adapter this one goes on from, with the same seed (UniME, stage 2)
 
 
 class Study:

@@ -81,13 +81,6 @@ def run(
 ) -> dict[str, Any]:
     """Everything notebook 05 measures; stores `unime`, `unime_ablations` and `modality_gap_trained`.
 
-    Args:
-        results: of the run.
-        settings: of the notebook.
-        study: with its methods and what is known of the teacher, from open_study.
-        methods: by key.
-        teacher: stored with the rest.
-
     Returns:
         What is stored as `unime`, without provenance.
     """

@@ -2,8 +2,9 @@ import builtins
 
 import pytest
 
+from g2e_lib import __main__ as command_line
 from g2e_lib.data import download
-from g2e_lib.project import runner as run
+from g2e_lib.project import notebooks, runner
 from g2e_lib.project.config import load_profile
 from g2e_lib.scale import costs
 
@@ -14,8 +15,10 @@ def offline(monkeypatch):
 
 
 def settings(profile, *changes, only=None):
-    notebooks = run.select_notebooks(None, only)
-    return run.all_settings(profile, notebooks, run.parse_parameters(changes, notebooks))
+    defaults = command_line._defaults()
+    known = {stem: defaults.get(stem, {}) for stem in notebooks.select_notebooks(None, only, profile)}
+    chosen, given = load_profile(profile), notebooks.parse_parameters(changes, known)
+    return {stem: known[stem] | chosen[stem] | given[stem] for stem in known}
 
 
 @pytest.mark.parametrize("profile", ["mini", "smoke"])
@@ -74,8 +77,8 @@ def test_it_is_said_how_many_gpus_train():
 
 def test_a_no_runs_nothing(monkeypatch):
     monkeypatch.setattr(costs, "confirm", lambda _: False)
-    monkeypatch.setattr(run, "run", lambda *_: pytest.fail("ran"))
-    assert run.main(["--profile", "qwen2-vl-2b"]) == 0
+    monkeypatch.setattr(runner, "run", lambda *_: pytest.fail("ran"))
+    assert command_line.run(["--profile", "qwen2-vl-2b"]) == 0
 
 
 def test_the_papers_settings_stand_in_the_profiles():
