@@ -139,7 +139,7 @@ def save_clusters(
         },
     }
     text = json.dumps(document, indent=1)
-    write_text(path, re.sub(r"\[[\d\s,]+\]", _on_one_line, text) + "\n")
+    write_text(path, re.sub(r"\[\n[\d\s,]+\]", _on_one_line, text) + "\n")
 
 
 def _on_one_line(cluster: re.Match) -> str:
