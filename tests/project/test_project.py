@@ -31,7 +31,7 @@ def imported(path):
                 names.add(whole if is_module else module)
         elif isinstance(node, ast.Import):
             names |= {a.name.removeprefix("g2e_lib.") for a in node.names if a.name.startswith("g2e_lib.")}
-    return names
+    return names - {""}  # the package itself has its version only
 
 
 # A folder of the package, or the method's own modules at its top, may import what stands before it.
