@@ -21,7 +21,7 @@ def open_models(results: Results, settings: CompositionSettings) -> tuple[Study,
         A study, and embedders by key, made when called: the base model under each prompt, then every method.
     """
     of_unime = replace(UnimeSettings.of(results), launch=settings.launch)
-    study, methods, _ = unime.open_study(results, of_unime)
+    study, methods, _ = unime.open_study(results, of_unime, retrains=False)  # notebook 05 has, if asked
     methods.pop("unime_2")
     return study, embedders(study, settings, methods)
 

@@ -68,21 +68,25 @@ class Study:
         settings: shared by all methods. `launch` is no part of what a run is remembered by: without dropout the
             number of processes changes nothing but rounding, with it which masks are drawn, as another GPU would;
             and what 8 GPUs have trained is evaluated, and drawn again, where there is one.
+        retrains: train again what was trained before this object was made; None does if caches are to be ignored.
 
     Raises:
         ValueError: an unknown subset, or `launch` is no such file.
     """
 
-    def __init__(self, results: Results, bench: Benchmark, settings: StudySettings) -> None:
+    def __init__(
+        self, results: Results, bench: Benchmark, settings: StudySettings, retrains: bool | None = None
+    ) -> None:
         if settings.launch:
             launch_file(settings.launch)  # before anything is mined
         self.results, self.bench, self.settings, self.cache = results, bench, settings, config.CACHE
+        self.retrains = results.is_fresh if retrains is None else retrains
         self.common = settings.train_settings() | {"split": bench.split}
         self.trained_on = bench.training_facts(settings.subsets)
         self.embeddings, self.records = results.store("embeddings"), results.store("results")
         self.model = checkpoint_folder(settings.model)
         self.weights = checkpoint_fingerprint(self.model)
-        self._made: set[str] = set()  # runs of this object: not trained again, even if caches are to be ignored
+        self._made: set[str] = set()  # by this object: not trained again
         self._subsets: dict[tuple, tuple[list[Subset], str]] = {}
 
     @cached_property
@@ -174,7 +178,7 @@ class Study:
         """The folder of a method's adapter; whatever it needs is mined, embedded and trained if it is not there."""
         name = fingerprint(self._key(method, seed))
         folder = self.cache / "runs" / name
-        if self.results.is_fresh and name not in self._made:
+        if self.retrains and name not in self._made:
             shutil.rmtree(folder, ignore_errors=True)
         self._made.add(name)
         if not (folder / ADAPTER).exists():

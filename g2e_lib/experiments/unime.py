@@ -24,7 +24,9 @@ JUDGED = 1000  # held-out pairs of sentences by which a teacher is judged
 OF_NEGATIVES = ("negative_similarity", "loss", "gradient_norm")  # what a training logs about its negatives
 
 
-def open_study(results: Results, settings: UnimeSettings) -> tuple[Study, dict[str, Method], dict[str, Any]]:
+def open_study(
+    results: Results, settings: UnimeSettings, retrains: bool | None = None
+) -> tuple[Study, dict[str, Method], dict[str, Any]]:
     """A study, all its methods, and the text teacher, which is trained if it is asked for and not there.
 
     Returns:
@@ -33,7 +35,7 @@ def open_study(results: Results, settings: UnimeSettings) -> tuple[Study, dict[s
     Raises:
         ValueError: notebook 00 has not run, or has not prepared what the settings name.
     """
-    study = Study(results, open_benchmark(results), settings)
+    study = Study(results, open_benchmark(results), settings, retrains)
     bench, store = study.bench, study.embeddings
     held_out = bench.held_out_sentences(JUDGED)
     folder, teacher = open_teacher(study.cache, settings.teacher, settings.teacher_pairs, held_out, store)

@@ -61,6 +61,21 @@ def test_memory_is_no_part_of_what_a_run_is(study):
     assert study._key(method, 0) != key
 
 
+def test_a_fresh_study_trains_once(study, monkeypatch):
+    method, fresh = Method("in_batch"), Results("mini")
+    monkeypatch.setattr(Results, "is_fresh", True)
+    log = study.train(method).parent / "log.jsonl"
+    before = log.stat().st_mtime_ns
+    Study(fresh, study.bench, FEW, retrains=False).train(method)
+    assert log.stat().st_mtime_ns == before
+    again = Study(fresh, study.bench, FEW)
+    again.train(method)
+    after = log.stat().st_mtime_ns
+    assert after > before
+    again.train(method)
+    assert log.stat().st_mtime_ns == after
+
+
 def test_zero_shot_is_no_training(study):
     assert "log" not in study.zero_shot("hierarchical")
 
