@@ -32,8 +32,9 @@ def _confirms(settings: dict[str, dict[str, object]]) -> bool:
 
 def _concludes(name: str) -> None:
     from g2e_lib import report
-    from g2e_lib.report import compare
+    from g2e_lib.report import compare, pages
 
+    pages.write_notebook_pages(report.Report(name).folder)
     if text := report.conclude(name):
         print(f"\n{text}", flush=True)  # noqa: T201
     compare.conclude(name)

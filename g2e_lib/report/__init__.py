@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -10,8 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from g2e_lib.project.config import figures_folder, results_folder
-from g2e_lib.project.store import read_json
+from g2e_lib.project.results import Results
 from g2e_lib.report import claims as claims_module
 from g2e_lib.report import fact_tables, figures, gallery, score_tables  # noqa: F401 (they register what they draw)
 from g2e_lib.report.claims import CLAIMS, Claim, claims_table, claims_text
@@ -22,33 +20,12 @@ from g2e_lib.report.text import TableView, save_table
 PIXELS_PER_INCH, SCREEN = 200, 96  # of saved figures, and of a browser's inch
 
 
-def _places(run: str) -> tuple[str, Path, Path]:
-    """Profile, folder of results and folder of figures of a run."""
-    return run.rpartition("/")[2], results_folder(run), figures_folder(run)
-
-
-class Report:
+class Report(Results):
     """The tables, figures and claims of one run, drawn from its metrics.
 
     Args:
         run: name of the results folder.
     """
-
-    def __init__(self, run: str) -> None:
-        self.name = run
-        self.profile, self.folder, self.figures = _places(run)
-
-    def metrics(self, name: str) -> Any:  # noqa: ANN401 (whatever a notebook stored)
-        """The content of `metrics/<name>.json`.
-
-        Raises:
-            ValueError: it does not exist.
-        """
-        return read_json(self.folder / "metrics" / f"{name}.json", made_by="the notebook that writes it")
-
-    def has(self, name: str) -> bool:
-        """Whether `metrics/<name>.json` exists."""
-        return (self.folder / "metrics" / f"{name}.json").is_file()
 
     def make(self, entry: Entry) -> Any:  # noqa: ANN401 (a table or a figure)
         """Draw an entry without saving it; None if there is nothing to show."""
@@ -56,7 +33,7 @@ class Report:
         metrics += [self.metrics(name) if self.has(name) else None for name in entry.may_use]
         return entry.drawn(metrics, profile=self.profile, results=self.folder)
 
-    def save(self, kind: str, name: str) -> pd.DataFrame | Figure | None:
+    def draw(self, kind: str, name: str) -> pd.DataFrame | Figure | None:
         """Make, save and return a "table" or a "figure"."""
         made = self.make(find(kind, name))
         if isinstance(made, pd.DataFrame):
@@ -67,7 +44,7 @@ class Report:
 
     def table(self, name: str) -> TableView | None:
         """Make and save a table; a notebook shows an excerpt, with the whole one folded under it."""
-        made = self.save("table", name)
+        made = self.draw("table", name)
         return None if made is None else TableView(made, find("table", name).caption)
 
     def figure(self, *names: str) -> None:
@@ -75,7 +52,7 @@ class Report:
         from IPython import display  # here, since reports are drawn outside notebooks too
 
         for name in names:
-            if (made := self.save("figure", name)) is not None:
+            if (made := self.draw("figure", name)) is not None:
                 plt.close(made)
                 path = self.figures / f"{name}.png"
                 with Image.open(path) as image:
@@ -118,7 +95,7 @@ class Report:
             missing = [need for need in entry.needs if not self.has(need)]
             state = f"left out: there is no metrics/{missing[0]}.json" if missing else "drawn"
             if not missing:
-                state = state if self.save(kind, name) is not None else "left out: nothing to show"
+                state = state if self.draw(kind, name) is not None else "left out: nothing to show"
                 plt.close("all")
             rows.append({"kind": kind, "name": name, "metrics": ", ".join(entry.needs), "state": state})
         for part in dict.fromkeys(("", *(claim.part for claim in CLAIMS))):
