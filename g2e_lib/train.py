@@ -37,8 +37,7 @@ from g2e_lib.backbone.sharding import shard_frozen_layers, wants_sharding
 from g2e_lib.backbone.teacher import load_teacher
 from g2e_lib.data.items import Item, item_digests
 from g2e_lib.data.subsets import Subset, data_digest, load_subsets
-from g2e_lib.embedder import Embedder, default_device
-from g2e_lib.encoder import Encoder
+from g2e_lib.embedder import Embedder, Encoder, default_device
 from g2e_lib.gradcache import GradCache, info_nce
 from g2e_lib.mining import load_clusters
 from g2e_lib.project.config import fingerprint
