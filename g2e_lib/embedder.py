@@ -20,15 +20,9 @@ from tqdm.auto import tqdm
 from transformers import Qwen2VLForConditionalGeneration
 from transformers import __version__ as transformers_version
 
-from g2e_lib.backbone.checkpoint import (
-    apply_adapter,
-    base_of_adapter,
-    checkpoint_fingerprint,
-    checkpoint_folder,
-    default_attention,
-    load_model,
-    load_processor,
-)
+from g2e_lib.backbone.checkpoint import default_device as default_device
+from g2e_lib.backbone.checkpoint import default_dtype as default_dtype
+from g2e_lib.backbone.checkpoint import load_checkpoint
 from g2e_lib.backbone.images import ImageRule, Prefetch, default_threads
 from g2e_lib.backbone.inputs import Embeddable, Input, InputReader, Tokens, as_item, join_images
 from g2e_lib.backbone.processor import G2EProcessor
@@ -43,16 +37,6 @@ logger = logging.getLogger(__name__)
 # Source files that decide what an embedding is; their content is part of every cache key.
 CODE = ("embedder.py", "backbone/images.py", "backbone/inputs.py", "backbone/processor.py", "prompts.py")
 CODE += ("backbone/qwen2vl.py",)
-
-
-def default_device() -> str:
-    """A GPU if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def default_dtype(device: str) -> str:
-    """The precision of a device: float32 on a CPU, bfloat16 elsewhere."""
-    return "float32" if device == "cpu" else "bfloat16"
 
 
 def _normalise(states: np.ndarray) -> np.ndarray:
@@ -120,19 +104,8 @@ class Embedder(InputReader):
             ValueError: the checkpoint is missing or incomplete, or is not a Qwen2-VL; the adapter does not fit it.
         """
         prompt = get_prompt(prompt)  # before the expensive part
-        device = default_device() if device == "auto" else device
-        dtype = default_dtype(device) if dtype == "auto" else dtype
-        folder = checkpoint_folder(id_or_path)
-        if adapter is None and (base := base_of_adapter(folder)):
-            folder, adapter = checkpoint_folder(base), folder
-        attention = default_attention(device, dtype) if attention == "auto" else attention
-        processor, model = load_processor(folder), load_model(folder, dtype, attention)
-        identity = checkpoint_fingerprint(folder)
-        if adapter is not None:
-            adapter_folder = checkpoint_folder(adapter)
-            apply_adapter(model, adapter_folder)
-            identity = f"{identity}+{checkpoint_fingerprint(adapter_folder)}"
-        return cls(model.to(device), processor, prompt, identity=identity, **settings)
+        model, processor, identity = load_checkpoint(id_or_path, adapter, device, dtype, attention)
+        return cls(model, processor, prompt, identity=identity, **settings)
 
     @property
     def dimension(self) -> int:
@@ -190,10 +163,7 @@ class Embedder(InputReader):
         return _normalise(summed)
 
     def states(self, items: Sequence[Embeddable], role: Role = "query") -> np.ndarray:
-        """What `encode` scales to unit length: the hidden states from which the model would write its next word.
-
-        Returns:
-            (N, D) float32, in the order of `items`.
+        """What `encode` scales to unit length, (N, D) float32: states from which the model would write its next word.
 
         Raises:
             ValueError: an item cannot be embedded, or is embedded in two parts, which have no common state.
@@ -204,7 +174,7 @@ class Embedder(InputReader):
         """What the model reads for one item; the state at the last id becomes the embedding.
 
         Raises:
-            ValueError: the item cannot be embedded, or is embedded in two parts.
+            ValueError: as `states`.
         """
         return self.tokenize(self._whole_inputs([item], role))[0].ids
 
@@ -268,7 +238,7 @@ class Embedder(InputReader):
         is_bounded: bool = True,
         shares_prefix: bool = True,
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """The forward pass of embedding and of training: inputs group by group, a common beginning only once.
+        """The forward pass of embedding and of training, group by group.
 
         Args:
             tokens: of all inputs.
@@ -276,8 +246,7 @@ class Embedder(InputReader):
             images: from a group's numbers to its images, as hidden_states takes them.
             min_fill: see group_size.
             is_bounded: keep to tokens_per_batch, and make groups smaller when memory runs out.
-            shares_prefix: run the text that all inputs begin with, such as the system message, once (under dropout
-                all rows then share its masks).
+            shares_prefix: run the text that all inputs begin with only once (dropout then drops the same of it in all).
 
         Yields:
             A group's numbers, and its states at the last tokens, (group, D) in the model's dtype.
@@ -301,11 +270,7 @@ class Embedder(InputReader):
             order = order[len(group) :]
 
     def _halve_budget(self, count: int, length: int) -> None:
-        """Make batches smaller after one of `count` inputs of `length` tokens each did not fit into memory.
-
-        Raises:
-            RuntimeError: it was a single input already.
-        """
+        """Make groups smaller after one of `count` inputs of `length` tokens each did not fit into memory."""
         if count == 1:
             raise RuntimeError(
                 f"out of memory with a single input of {length} tokens: lower max_length, show images smaller "
@@ -355,7 +320,7 @@ class Encoder(nn.Module):
         return prepared
 
     def _images(self, inputs: Sequence[Input]) -> list[dict[str, Tensor]]:
-        """The image of each input; a GPU does not wait for one thread to open them all."""
+        """The image of each input, {} without one; on a GPU's machine threads open the next while it works."""
         names = [given.image_identity for given in inputs]
         sources = {name: given.source for name, given in zip(names, inputs, strict=True) if name}
         groups = [list(sources)[start : start + IMAGES_AT_ONCE] for start in range(0, len(sources), IMAGES_AT_ONCE)]
@@ -417,14 +382,7 @@ SHARD = 4096  # items encoded between two writes to the store: what a killed run
 def embedding_shards(
     embedder: Embedder, items: Sequence[Item], role: str, digests: Mapping[Item, str]
 ) -> list[tuple[dict[str, Any], Sequence[Item]]]:
-    """The parts in which `encode_cached` embeds items, each with its key in the store.
-
-    Args:
-        embedder: with its prompt.
-        items: to embed.
-        role: "query" or "target".
-        digests: for each item a digest of its content.
-    """
+    """The parts in which `encode_cached` embeds items, each with its key in the store."""
     shards = [items[start : start + SHARD] for start in range(0, len(items), SHARD)]
     return [({**embedder.key(role), "items": [digests[item] for item in shard]}, shard) for shard in shards]
 
@@ -437,21 +395,22 @@ def encode_cached(
     digests: Mapping[Item, str] | None = None,
     show_progress: bool = True,
 ) -> np.ndarray:
-    """Embed items through the store, in shards, so that a killed run resumes at the last shard.
+    """Embed items without repetitions through the store, in shards, so that a killed run resumes at the last one.
 
     Args:
         embedder: with its prompt.
-        items: to embed, in any order, without repetitions.
+        items: to embed, in any order.
         role: "query" or "target".
         store: keeps the shards.
-        digests: for each item a digest of its content, if known already (see `item_digests`).
+        digests: of the items' content, if known already (see `item_digests`).
         show_progress: draw a progress bar for shards that are computed.
 
     Returns:
         (N, D) float32, unit rows, in the order of `items`.
     """
     digests = item_digests(items) if digests is None else digests
-    parts = []
-    for key, shard in embedding_shards(embedder, items, role, digests):
-        parts.append(store.array(key, lambda s=shard: embedder.encode(s, role, show_progress=show_progress)))
+    parts = [
+        store.array(key, lambda s=shard: embedder.encode(s, role, show_progress=show_progress))
+        for key, shard in embedding_shards(embedder, items, role, digests)
+    ]
     return np.concatenate(parts) if parts else np.empty((0, embedder.dimension), dtype=np.float32)

@@ -30,7 +30,7 @@ from g2e_lib.train_config import TrainConfig
 # Source files that decide what training gives, and what its evaluation gives.
 TRAIN_CODE = ("data/subsets.py", "embedder.py", "backbone/inputs.py", "gradcache.py", "mining.py", "backbone/images.py")
 TRAIN_CODE += ("prompts.py", "backbone/qwen2vl.py", "saha.py", "backbone/teacher.py", "train.py", "train_config.py")
-TRAIN_CODE += ("unime.py",)
+TRAIN_CODE += ("unime.py", "backbone/adapter.py")
 TEST_CODE = ("backbone/checkpoint.py", "data/items.py", "embedder.py", "evaluation/scores.py", "backbone/images.py")
 TEST_CODE += ("prompts.py", "backbone/qwen2vl.py")
 # Settings of TrainConfig that do not: where things are (their content counts), memory, what is written down meanwhile.
