@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from g2e_lib.embedder import Embedder
-from g2e_lib.encoder import Encoder, Prepared
+from g2e_lib.embedder import Embedder, Encoder, Prepared
 from g2e_lib.glyphworld.world.language import short_caption
 from g2e_lib.glyphworld.world.render import render
 from g2e_lib.glyphworld.world.scenes import sample_scene

@@ -27,8 +27,7 @@ from g2e_lib.backbone.checkpoint import default_attention
 from g2e_lib.backbone.images import ImageRule
 from g2e_lib.backbone.processor import G2EProcessor
 from g2e_lib.backbone.qwen2vl import PACKED_ATTENTION
-from g2e_lib.embedder import Embedder
-from g2e_lib.encoder import Encoder
+from g2e_lib.embedder import Embedder, Encoder
 from g2e_lib.gradcache import GradCache, info_nce
 from g2e_lib.project.config import resolve_model
 from g2e_lib.project.provenance import environment, processor_name

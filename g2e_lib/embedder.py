@@ -1,41 +1,32 @@
-"""Turn a generative Qwen2-VL into an embedder: load, collate, pool the last token, normalise.
+"""Turn a generative Qwen2-VL into an embedder, with and without gradients: read, pool the last token, normalise.
 
 The embedding of an item is the hidden state of the last layer, after the final norm, at the last token of the chat
 (the end of the assistant header), scaled to unit length (Gen2Embed, section 3). Vocabulary logits and the states of
-other layers are never computed for it.
+other layers are never computed for it. `Embedder.encode` and training's `Encoder` run the same forward pass; they
+differ in which inputs run together.
 """
 
-import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 from transformers import Qwen2VLForConditionalGeneration
 from transformers import __version__ as transformers_version
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from g2e_lib.backbone.checkpoint import (
-    apply_adapter,
-    base_of_adapter,
-    checkpoint_fingerprint,
-    checkpoint_folder,
-    default_attention,
-    load_model,
-    load_processor,
-)
-from g2e_lib.backbone.images import ImageRule, Prefetch, default_threads, get_image_rule
+from g2e_lib.backbone.checkpoint import default_device as default_device
+from g2e_lib.backbone.checkpoint import default_dtype as default_dtype
+from g2e_lib.backbone.checkpoint import load_checkpoint
+from g2e_lib.backbone.images import ImageRule, Prefetch, default_threads
+from g2e_lib.backbone.inputs import Embeddable, Input, InputReader, Tokens, as_item, join_images
 from g2e_lib.backbone.processor import G2EProcessor
-from g2e_lib.backbone.qwen2vl import Prefix, encode_prefix, hidden_states, prefix_length
-from g2e_lib.data.images import image_size, open_image
+from g2e_lib.backbone.qwen2vl import encode_images, encode_prefix, group_size, last_states, prefix_length, shared_prefix
 from g2e_lib.data.items import Item, item_digests, unique
 from g2e_lib.project.fingerprint import code_fingerprint
 from g2e_lib.project.store import Store
@@ -43,106 +34,22 @@ from g2e_lib.prompts import VISION_BLOCK, Prompt, Role, get_prompt, render_parts
 
 logger = logging.getLogger(__name__)
 
-MIN_SHARING, MIN_PREFIX = 8, 8  # inputs and tokens; below, running a common beginning once does not pay
-
-Embeddable = str | Image.Image | Mapping[str, Any] | Item
-
-
-@dataclass(frozen=True)
-class Input:
-    """One input of the model: the rendered text in three parts (see render_parts), the image not yet opened."""
-
-    before: str
-    text: str
-    after: str
-    source: Path | Image.Image | None
-
-    @property
-    def identity(self) -> tuple[str, str, str, str]:
-        """Equal where inputs are."""
-        return self.before, self.text, self.after, _image_identity(self.source)
-
-
-@dataclass
-class Tokens:
-    """A tokenized input: ids (L,), the grid of its image in visual tokens (rows, columns), or None."""
-
-    ids: list[int]
-    grid: tuple[int, int] | None
-
-
-def as_item(value: Embeddable) -> tuple[str, Path | Image.Image | None]:
-    """Bring any accepted form of an item into (text, image).
-
-    Args:
-        value: a text, a PIL image, an Item, or {"text": ..., "image": PIL image or path} with either key or both.
-
-    Raises:
-        ValueError: an empty item, an unknown key, or a value of a type that cannot be embedded.
-    """
-    if isinstance(value, str):
-        text, image = value, None
-    elif isinstance(value, Image.Image):
-        text, image = "", value
-    elif isinstance(value, Item):
-        text, image = value.text, value.image
-    elif isinstance(value, Mapping):
-        if unknown := set(value) - {"text", "image"}:
-            raise ValueError(f"an item has the unknown key {sorted(unknown)[0]!r}: use 'text' and 'image'")
-        text, image = value.get("text") or "", value.get("image")
-        image = Path(image) if isinstance(image, str) else image
-    else:
-        raise ValueError(f"cannot embed a {type(value).__name__}: give a string, a PIL image or a dict of both")
-    if not isinstance(text, str) or not isinstance(image, Path | Image.Image | None):
-        raise ValueError("an item's 'text' must be a string, and its 'image' a PIL image or a path")
-    if not text.strip() and image is None:
-        raise ValueError("an item has neither text nor image: an empty text cannot be embedded, drop it or fill it")
-    return text, image
-
-
-def _image_identity(source: Path | Image.Image | None) -> str:
-    if source is None:
-        return ""
-    if isinstance(source, Path):
-        return str(source)
-    content = hashlib.sha256(source.tobytes()).hexdigest()
-    return f"{source.mode} {source.size} {content}"
-
-
-def default_device() -> str:
-    """A GPU if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def default_dtype(device: str) -> str:
-    """The precision of a device: float32 on a CPU, bfloat16 elsewhere."""
-    return "float32" if device == "cpu" else "bfloat16"
-
-
-def shared_prefix(ids: Sequence[list[int]], image_token_id: int) -> list[int]:
-    """The text tokens that all inputs begin with, where running them once pays; else none."""
-    if len(ids) < MIN_SHARING:
-        return []
-    common = os.path.commonprefix(list(ids))[: min(map(len, ids)) - 1]  # works on lists of anything
-    common = common[: common.index(image_token_id)] if image_token_id in common else common
-    return common if len(common) >= MIN_PREFIX else []
-
 
 def _normalise(states: np.ndarray) -> np.ndarray:
     return states / np.linalg.norm(states, axis=1, keepdims=True)
 
 
-class Embedder:
+class Embedder(InputReader):
     """A Qwen2-VL checkpoint with a prompt, as an encoder of texts, images and both.
 
     Args:
         model: the generative model; used as it is.
         processor: its tokenizer and image processor.
         prompt: a name in prompts.PROMPTS, or a Prompt.
-        max_length: most tokens an input may have; longer texts are cut at their end (never the prompt or an image).
+        max_length: most tokens of an input, see InputReader.
         tokens_per_batch: padded tokens in one forward pass; bounds memory, does not change results. Halved by itself
             when a GPU runs out of memory.
-        images: how images are shown, a name in processor.IMAGE_RULES or an ImageRule.
+        images: how images are shown, see InputReader.
         threads: that open images ahead; -1 takes none on a CPU and several on a GPU. Does not change results.
         identity: identifies weights, tokenizer and adapter in cache keys.
     """
@@ -159,11 +66,10 @@ class Embedder:
         threads: int = -1,
         identity: str = "unknown",
     ) -> None:
-        self.model, self.processor, self.prompt = model.eval(), processor, get_prompt(prompt)
-        self.max_length, self.tokens_per_batch = max_length, tokens_per_batch
-        self.images = get_image_rule(images)
+        super().__init__(processor, images, max_length)
+        self.model, self.prompt, self.identity = model.eval(), get_prompt(prompt), identity
+        self.tokens_per_batch = tokens_per_batch
         self.threads = default_threads(model.device.type) if threads < 0 else threads
-        self.identity = identity
         self.model.requires_grad_(requires_grad=False)
 
     @classmethod
@@ -194,19 +100,8 @@ class Embedder:
             ValueError: the checkpoint is missing or incomplete, or is not a Qwen2-VL; the adapter does not fit it.
         """
         prompt = get_prompt(prompt)  # before the expensive part
-        device = default_device() if device == "auto" else device
-        dtype = default_dtype(device) if dtype == "auto" else dtype
-        folder = checkpoint_folder(id_or_path)
-        if adapter is None and (base := base_of_adapter(folder)):
-            folder, adapter = checkpoint_folder(base), folder
-        attention = default_attention(device, dtype) if attention == "auto" else attention
-        processor, model = load_processor(folder), load_model(folder, dtype, attention)
-        identity = checkpoint_fingerprint(folder)
-        if adapter is not None:
-            adapter_folder = checkpoint_folder(adapter)
-            apply_adapter(model, adapter_folder)
-            identity = f"{identity}+{checkpoint_fingerprint(adapter_folder)}"
-        return cls(model.to(device), processor, prompt, identity=identity, **settings)
+        model, processor, identity = load_checkpoint(id_or_path, adapter, device, dtype, attention)
+        return cls(model, processor, prompt, identity=identity, **settings)
 
     @property
     def dimension(self) -> int:
@@ -218,24 +113,10 @@ class Embedder:
         """Where the model is."""
         return self.model.device
 
-    @property
-    def pixel_bounds(self) -> tuple[int, int]:
-        """The least and the most pixels of an image."""
-        size = self.processor.image_processor.size
-        return self.images.min_pixels or size["shortest_edge"], self.images.max_pixels or size["longest_edge"]
-
     def with_prompt(self, prompt: str | Prompt) -> "Embedder":
         """The same model under another prompt; weights are shared."""
-        return Embedder(
-            self.model,
-            self.processor,
-            prompt,
-            max_length=self.max_length,
-            tokens_per_batch=self.tokens_per_batch,
-            images=self.images,
-            threads=self.threads,
-            identity=self.identity,
-        )
+        names = ("max_length", "tokens_per_batch", "images", "threads", "identity")
+        return Embedder(self.model, self.processor, prompt, **{name: getattr(self, name) for name in names})
 
     def key(self, role: Role) -> dict[str, Any]:
         """Everything about this embedder that determines an embedding, for cache keys.
@@ -269,23 +150,16 @@ class Embedder:
         Raises:
             ValueError: an item cannot be embedded; the message names it.
         """
-        inputs, parts = self.inputs(items, role)
+        inputs, item_of = self.inputs(items, role)
         embeddings = _normalise(self._encode_inputs(inputs, show_progress))
         if len(inputs) == len(items):
             return embeddings
         summed = np.zeros((len(items), self.dimension), dtype=np.float32)
-        np.add.at(summed, parts, embeddings)
+        np.add.at(summed, item_of, embeddings)
         return _normalise(summed)
 
     def states(self, items: Sequence[Embeddable], role: Role = "query") -> np.ndarray:
-        """What `encode` scales to unit length: the hidden states from which the model would write its next word.
-
-        Args:
-            items: as in `encode`.
-            role: as in `encode`.
-
-        Returns:
-            (N, D) float32, in the order of `items`.
+        """What `encode` scales to unit length, (N, D) float32: states from which the model would write its next word.
 
         Raises:
             ValueError: an item cannot be embedded, or is embedded in two parts, which have no common state.
@@ -296,7 +170,7 @@ class Embedder:
         """What the model reads for one item; the state at the last id becomes the embedding.
 
         Raises:
-            ValueError: the item cannot be embedded, or is embedded in two parts.
+            ValueError: as `states`.
         """
         return self.tokenize(self._whole_inputs([item], role))[0].ids
 
@@ -311,7 +185,7 @@ class Embedder:
         """The model inputs of all items, and for each the item it belongs to (two of a kind where fusion is a sum)."""
         if isinstance(items, str | Mapping | Image.Image):
             raise ValueError("encode takes a list of items: put a single item into brackets")
-        inputs, parts = [], []
+        inputs, item_of = [], []
         for index, value in enumerate(items):
             try:
                 text, image = as_item(value)
@@ -323,42 +197,76 @@ class Embedder:
                 if not self.images.has_markers:
                     before = before.replace(VISION_BLOCK, self.processor.image_token)
                 inputs.append(Input(before, *rest, part_image))
-                parts.append(index)
-        return inputs, np.array(parts, dtype=np.int64)
+                item_of.append(index)
+        return inputs, np.array(item_of, dtype=np.int64)
 
     def _encode_inputs(self, inputs: list[Input], show_progress: bool) -> np.ndarray:
         """Last states, (N, D) float32; identical inputs are run once."""
-        distinct, rows = unique([one.identity for one in inputs])
-        first = dict(zip(reversed(rows.tolist()), reversed(inputs), strict=True))
-        inputs = [first[i] for i in range(len(distinct))]
+        identities = [given.identity for given in inputs]
+        distinct, row_of = unique(identities)
+        first = dict(zip(reversed(identities), reversed(inputs), strict=True))
+        inputs = [first[identity] for identity in distinct]
         tokens = self.tokenize(inputs)
-        order = sorted(range(len(inputs)), key=lambda i: (len(tokens[i].ids), tokens[i].grid or ()), reverse=True)
-        output = np.empty((len(inputs), self.dimension), dtype=np.float32)
-        prefix = self._prefix(tokens)
-        shared = prefix_length(prefix)
+        order = sorted(range(len(inputs)), key=lambda i: (len(tokens[i].ids), tokens[i].grid), reverse=True)
+        states = np.empty((len(inputs), self.dimension), dtype=np.float32)
+        with_image = [i for i in order if inputs[i].source is not None]
         with (
-            self._prefetch(inputs, order) as images,
+            Prefetch(lambda i: self.pixels([inputs[i].source]), with_image, self.threads) as prefetch,
             tqdm(total=len(inputs), desc="encode", unit="item", disable=not show_progress) as bar,
+            torch.inference_mode(),
         ):
-            while order:
-                count = max(1, self.tokens_per_batch // (len(tokens[order[0]].ids) - shared))
-                batch = order[:count]
-                pixels = images(batch)
-                try:
-                    output[batch] = self._forward([tokens[i] for i in batch], pixels, prefix)
-                except torch.OutOfMemoryError:
-                    self._halve_budget(len(batch), len(tokens[batch[0]].ids) - shared)
-                    continue  # with the same inputs; what is done is kept
-                order = order[count:]
-                bar.update(len(batch))
-        return output[rows]
+
+            def images(group: list[int]) -> dict[str, Tensor]:
+                return join_images(prefetch.get([i for i in group if inputs[i].source is not None]))
+
+            for group, found in self.run(tokens, order, images):
+                states[group] = found.float().cpu().numpy()
+                bar.update(len(group))
+        return states[row_of]
+
+    def run(
+        self,
+        tokens: Sequence[Tokens],
+        order: list[int],
+        images: Callable[[list[int]], dict[str, Tensor]],
+        *,
+        min_fill: float = 0.0,
+        is_bounded: bool = True,
+        shares_prefix: bool = True,
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """The forward pass of embedding and of training, group by group.
+
+        Args:
+            tokens: of all inputs.
+            order: their numbers, longest first.
+            images: from a group's numbers to its images, as hidden_states takes them.
+            min_fill: see group_size.
+            is_bounded: keep to tokens_per_batch, and make groups smaller when memory runs out.
+            shares_prefix: run the text that all inputs begin with only once (dropout then drops the same of it in all).
+
+        Yields:
+            A group's numbers, and its states at the last tokens, (group, D) in the model's dtype.
+        """
+        ids = shared_prefix([one.ids for one in tokens], self.model.config.image_token_id) if shares_prefix else []
+        prefix = encode_prefix(self.model, ids) if ids else None
+        lengths = [len(one.ids) - prefix_length(prefix) for one in tokens]
+        pad, is_flat = self.processor.tokenizer.pad_token_id, not self.images.has_markers
+        while order:
+            budget = self.tokens_per_batch if is_bounded else None
+            group = order[: group_size((lengths[i] for i in order), budget, min_fill)]
+            shown = {name: value.to(self.device) for name, value in images(group).items()}
+            try:
+                states = last_states(self.model, [tokens[i].ids for i in group], pad, shown, prefix, is_flat)
+            except torch.OutOfMemoryError:
+                if not is_bounded:
+                    raise
+                self._halve_budget(len(group), lengths[group[0]])
+                continue  # with the same inputs; what is done is kept
+            yield group, states
+            order = order[len(group) :]
 
     def _halve_budget(self, count: int, length: int) -> None:
-        """Make batches smaller after one of `count` inputs of `length` tokens each did not fit into memory.
-
-        Raises:
-            RuntimeError: it was a single input already.
-        """
+        """Make groups smaller after one of `count` inputs of `length` tokens each did not fit into memory."""
         if count == 1:
             raise RuntimeError(
                 f"out of memory with a single input of {length} tokens: lower max_length, show images smaller "
@@ -368,104 +276,101 @@ class Embedder:
         torch.cuda.empty_cache()
         logger.warning("out of memory: going on with tokens_per_batch %d", self.tokens_per_batch)
 
-    @contextmanager
-    def _prefetch(self, inputs: list[Input], order: list[int]) -> Iterator[Callable[[list[int]], dict[str, Tensor]]]:
-        """A function from a batch (the next inputs in `order`) to its images as the model takes them."""
-        with_image = [i for i in order if inputs[i].source is not None]
-        if not self.threads or not with_image:
-            yield lambda batch: self.pixels([inputs[i].source for i in batch if inputs[i].source is not None])
-            return
-        prefetch = Prefetch(lambda i: self.pixels([inputs[i].source]), with_image, self.threads)
 
-        def pixels(batch: list[int]) -> dict[str, Tensor]:
-            parts = prefetch.get([i for i in batch if inputs[i].source is not None])
-            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
+# --- with gradients ------------------------------------------------------------------------------------------------
 
-        try:
-            yield pixels
-        finally:
-            prefetch.close()
+MIN_FILL = 0.75  # rows run together while the shortest has at least this share of the longest one's own tokens
+IMAGES_AT_ONCE = 16
 
-    def pixels(self, sources: Sequence[Path | Image.Image]) -> dict[str, Tensor]:
-        """Images as the model takes them.
+# An item ready for the model: one input, or two where the prompt embeds image and text apart; each with its image as
+# hidden_states takes it, {} without one.
+Prepared = list[tuple[Tokens, dict[str, Tensor]]]
 
-        Args:
-            sources: paths or PIL images.
 
-        Returns:
-            `pixel_values` (patches, patch dimension) float32 and `image_grid_thw` (images, 3) int64; nothing for none.
+class Encoder(nn.Module):
+    """A trainable view of an embedder, which gives the same embeddings.
+
+    Items are tokenized once a step, and the images of a frozen vision tower are run once a step, so that the gradient
+    cache's two passes repeat neither.
+
+    Args:
+        embedder: its model, processor and prompt are used as they are; which weights train is the caller's choice.
+        one_pass: run every chunk in one pass, however its lengths differ. Processes that share the model's weights
+            must run it equally often, and how many passes are best depends on what is in the chunk.
+    """
+
+    def __init__(self, embedder: Embedder, one_pass: bool = False) -> None:
+        super().__init__()
+        self.embedder, self.model, self.one_pass = embedder, embedder.model, one_pass
+
+    def prepare(self, items: Sequence[Item], role: Role) -> list[Prepared]:
+        """Tokenize a batch's items and open their images, each image once.
 
         Raises:
-            ValueError: an image cannot be used; the message names it.
+            ValueError: an item cannot be embedded; the message names it.
         """
-        if not sources:
-            return {}
-        images = [self.images.resize(open_image(source)) for source in sources]
-        shortest, longest = self.pixel_bounds
-        size = {"shortest_edge": shortest, "longest_edge": longest}
-        return dict(self.processor.image_processor(images=images, size=size, return_tensors="pt"))
+        inputs, item_of = self.embedder.inputs(items, role)
+        prepared: list[Prepared] = [[] for _ in items]
+        for item, *part in zip(item_of, self.embedder.tokenize(inputs), self._images(inputs), strict=True):
+            prepared[item].append(tuple(part))
+        return prepared
 
-    def tokenize(self, inputs: list[Input]) -> list[Tokens]:
-        """Token ids with one placeholder per visual token, cut to max_length."""
-        grids = [self._grid(one.source) if one.source is not None else None for one in inputs]
-        befores = [self._expand(one.before, grid) for one, grid in zip(inputs, grids, strict=True)]
-        texts = [before + one.text + one.after for before, one in zip(befores, inputs, strict=True)]
-        encoded = self.processor.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
-        too_long = [i for i, ids in enumerate(encoded) if len(ids) > self.max_length]
-        for i in too_long:
-            encoded[i] = self._cut(befores[i], inputs[i].text, inputs[i].after)
-        if too_long:
-            logger.warning("cut the text of %d of %d inputs to %d tokens", len(too_long), len(inputs), self.max_length)
-        return [Tokens(ids, grid) for ids, grid in zip(encoded, grids, strict=True)]
+    def _images(self, inputs: Sequence[Input]) -> list[dict[str, Tensor]]:
+        """The image of each input, {} without one; on a GPU's machine threads open the next while it works."""
+        names = [given.image_identity for given in inputs]
+        sources = {name: given.source for name, given in zip(names, inputs, strict=True) if name}
+        groups = [list(sources)[start : start + IMAGES_AT_ONCE] for start in range(0, len(sources), IMAGES_AT_ONCE)]
+        known: dict[str, dict[str, Tensor]] = {"": {}}
+        threads = self.embedder.threads
+        with Prefetch(
+            lambda number: self.embedder.pixels([sources[name] for name in groups[number]]),
+            range(len(groups)),
+            threads if len(groups) > 1 else 0,
+            ahead=threads,
+        ) as prefetch:
+            for number, group in enumerate(groups):
+                (pixels,) = prefetch.get([number])
+                known |= zip(group, self._apart(pixels), strict=True)
+        return [known[name] for name in names]
 
-    def _expand(self, before: str, grid: tuple[int, int] | None) -> str:
-        placeholder = self.processor.image_token
-        return before.replace(placeholder, placeholder * (grid[0] * grid[1])) if grid else before
+    @torch.no_grad()
+    def _apart(self, pixels: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Each image by itself: its grid, and its visual tokens if they are fixed, else its patches."""
+        visual = self.model.model.visual
+        grids = pixels["image_grid_thw"].to(self.model.device)
+        parts = pixels["pixel_values"].to(self.model.device).to(visual.dtype)
+        name, sizes = "pixel_values", grids.prod(1)
+        if not any(weight.requires_grad for weight in visual.parameters()):
+            parts = encode_images(visual, parts, grids)
+            name, sizes = "image_features", sizes // visual.config.spatial_merge_size**2
+        return [{"image_grid_thw": grids[i : i + 1], name: part} for i, part in enumerate(parts.split(sizes.tolist()))]
 
-    def _cut(self, before: str, text: str, after: str) -> list[int]:
-        """Shorten an input's own text, from its end, until the whole input fits; the prompt and the image stay."""
-        while True:
-            whole = before + text + after
-            encoding = self.processor.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
-            excess = len(encoding.input_ids) - self.max_length
-            if excess <= 0:
-                return encoding.input_ids
-            end = len(before) + len(text)
-            starts = [start for start, stop in encoding.offset_mapping if len(before) <= start and stop <= end]
-            if not text:
-                raise ValueError(
-                    f"max_length {self.max_length} has no room for the prompt and an image of "
-                    f"{before.count(self.processor.image_token)} visual tokens: raise max_length, or show images "
-                    f"smaller (an ImageRule with max_pixels below {self.pixel_bounds[1]})"
-                )
-            text = text[: starts[-excess] - len(before)].rstrip() if excess < len(starts) else ""
+    def forward(self, chunk: Sequence[Prepared]) -> Tensor:
+        """Embed a chunk: (n, D) float32, unit rows, with a graph.
 
-    def _grid(self, source: Path | Image.Image) -> tuple[int, int]:
-        """Rows and columns of visual tokens an image becomes."""
-        ip = self.processor.image_processor
-        width, height = self.images.size(*image_size(source))
-        unit = ip.patch_size * ip.merge_size
-        rows, columns = smart_resize(height, width, unit, *self.pixel_bounds)
-        return rows // unit, columns // unit
+        Inputs of similar length run together, so that little padding is computed.
+        """
+        tokens, shown = zip(*(part for item in chunk for part in item), strict=True)
+        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i].ids), reverse=True)
+        groups = self.embedder.run(
+            tokens,
+            order,
+            lambda group: join_images([shown[i] for i in group if shown[i]]),
+            min_fill=0 if self.one_pass else MIN_FILL,
+            is_bounded=False,
+            shares_prefix=not self.one_pass,
+        )
+        states = torch.cat([found for _, found in groups])
+        back = torch.empty(len(order), dtype=torch.long)
+        back[order] = torch.arange(len(order))
+        embeddings = normalize(states[back.to(self.model.device)].float(), dim=1)
+        if len(tokens) == len(chunk):
+            return embeddings
+        parts = embeddings.split([len(item) for item in chunk])
+        return normalize(torch.stack([part.sum(0) for part in parts]), dim=1)
 
-    @torch.inference_mode()
-    def _prefix(self, tokens: list[Tokens]) -> Prefix | None:
-        """Keys and values of the text that all inputs begin with, such as the system message; run only once."""
-        ids = shared_prefix([one.ids for one in tokens], self.model.config.image_token_id)
-        return encode_prefix(self.model, ids) if ids else None
 
-    @torch.inference_mode()
-    def _forward(self, tokens: list[Tokens], pixels: dict[str, Tensor], prefix: Prefix | None) -> np.ndarray:
-        """The states at the last token of one batch, (B, D) float32."""
-        width, pad = max(len(one.ids) for one in tokens), self.processor.tokenizer.pad_token_id
-        ids = torch.tensor([one.ids + [pad] * (width - len(one.ids)) for one in tokens])
-        shared = prefix_length(prefix)
-        last = torch.tensor([len(one.ids) - 1 - shared for one in tokens])
-        on_device = {key: value.to(self.device) for key, value in pixels.items()}
-        flat = not self.images.has_markers
-        hidden = hidden_states(self.model, ids.to(self.device), **on_device, prefix=prefix, has_flat_positions=flat)
-        return hidden[torch.arange(len(tokens)), last].float().cpu().numpy()
-
+# --- through the store ---------------------------------------------------------------------------------------------
 
 SHARD = 4096  # items encoded between two writes to the store: what a killed run loses at most
 
@@ -473,14 +378,7 @@ SHARD = 4096  # items encoded between two writes to the store: what a killed run
 def embedding_shards(
     embedder: Embedder, items: Sequence[Item], role: str, digests: Mapping[Item, str]
 ) -> list[tuple[dict[str, Any], Sequence[Item]]]:
-    """The parts in which `encode_cached` embeds items, each with its key in the store.
-
-    Args:
-        embedder: with its prompt.
-        items: to embed.
-        role: "query" or "target".
-        digests: for each item a digest of its content.
-    """
+    """The parts in which `encode_cached` embeds items, each with its key in the store."""
     shards = [items[start : start + SHARD] for start in range(0, len(items), SHARD)]
     return [({**embedder.key(role), "items": [digests[item] for item in shard]}, shard) for shard in shards]
 
@@ -493,21 +391,22 @@ def encode_cached(
     digests: Mapping[Item, str] | None = None,
     show_progress: bool = True,
 ) -> np.ndarray:
-    """Embed items through the store, in shards, so that a killed run resumes at the last shard.
+    """Embed items without repetitions through the store, in shards, so that a killed run resumes at the last one.
 
     Args:
         embedder: with its prompt.
-        items: to embed, in any order, without repetitions.
+        items: to embed, in any order.
         role: "query" or "target".
         store: keeps the shards.
-        digests: for each item a digest of its content, if known already (see `item_digests`).
+        digests: of the items' content, if known already (see `item_digests`).
         show_progress: draw a progress bar for shards that are computed.
 
     Returns:
         (N, D) float32, unit rows, in the order of `items`.
     """
     digests = item_digests(items) if digests is None else digests
-    parts = []
-    for key, shard in embedding_shards(embedder, items, role, digests):
-        parts.append(store.array(key, lambda s=shard: embedder.encode(s, role, show_progress=show_progress)))
+    parts = [
+        store.array(key, lambda s=shard: embedder.encode(s, role, show_progress=show_progress))
+        for key, shard in embedding_shards(embedder, items, role, digests)
+    ]
     return np.concatenate(parts) if parts else np.empty((0, embedder.dimension), dtype=np.float32)

@@ -10,54 +10,45 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
-from peft import (
-    LoraConfig,
-    PeftModel,
-    get_peft_model,
-    get_peft_model_state_dict,
-    load_peft_weights,
-    set_peft_model_state_dict,
-)
-from safetensors import safe_open
-from safetensors.torch import save_file
+from peft import LoraConfig, PeftModel
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from g2e_lib.backbone.checkpoint import checkpoint_fingerprint
+from g2e_lib.backbone.adapter import load_state, new_adapter, save_state, start_from, write_card
 from g2e_lib.backbone.sharding import shard_frozen_layers, wants_sharding
 from g2e_lib.backbone.teacher import load_teacher
 from g2e_lib.data.items import Item, item_digests
 from g2e_lib.data.subsets import Subset, data_digest, load_subsets
-from g2e_lib.embedder import Embedder, default_device
-from g2e_lib.encoder import Encoder
+from g2e_lib.embedder import Embedder, Encoder, default_device
 from g2e_lib.gradcache import GradCache, info_nce
 from g2e_lib.mining import load_clusters
 from g2e_lib.project.config import fingerprint
 from g2e_lib.project.provenance import environment, memory_mib, processor_name, reset_peak_memory
-from g2e_lib.project.store import atomic_path, write_json, write_text
-from g2e_lib.project.tracking import NONE, Log, check_tracker, read_log
+from g2e_lib.project.store import write_text
+from g2e_lib.project.tracking import NONE, Log, check_tracker, claim_folder, read_log
 from g2e_lib.prompts import VISION_BLOCK, render
 from g2e_lib.train_config import TrainConfig, read_config
 from g2e_lib.unime import choose_negatives, chosen_loss, distillation_loss
 
-ADAPTER, STATE, CONFIG = "adapter", "state.safetensors", "config.json"
+ADAPTER, STATE = "adapter", "state.safetensors"
 
 
 # --- batches -------------------------------------------------------------------------------------------------------
 
-Row = tuple[int, int]  # number of a subset, row in it
+PairRow = tuple[int, int]  # number of a subset, row of a pair in it
 
 
-def training_clusters(config: TrainConfig, subsets: Sequence[Subset], identity: str) -> list[list[Row]]:
+def training_clusters(config: TrainConfig, subsets: Sequence[Subset], identity: str) -> list[list[PairRow]]:
     """What stays together in a batch: mined clusters, or single pairs."""
     if not config.clusters:
         return [[(i, row)] for i, subset in enumerate(subsets) for row in range(len(subset.pairs))]
@@ -66,14 +57,14 @@ def training_clusters(config: TrainConfig, subsets: Sequence[Subset], identity: 
     return [[row] for cluster in clusters for row in cluster] if config.breaks_clusters else clusters
 
 
-def cluster_batches(clusters: Sequence[list[Row]], pairs_per_step: int, seed: int) -> Iterator[list[Row]]:
+def cluster_batches(clusters: Sequence[list[PairRow]], pairs_per_step: int, seed: int) -> Iterator[list[PairRow]]:
     """Batches without end: whole clusters in random order, new every epoch; the last of a batch is cut to fit.
 
     Every batch has exactly `pairs_per_step` rows, so that all methods train at the same cost.
     """
     epoch, waiting = 0, []
     while True:
-        batch: list[Row] = []
+        batch: list[PairRow] = []
         taken: list[int] = []  # by this batch, so that the end of one epoch and the start of the next do not meet in it
         while len(batch) < pairs_per_step:
             if not waiting:
@@ -84,6 +75,46 @@ def cluster_batches(clusters: Sequence[list[Row]], pairs_per_step: int, seed: in
             taken.append(waiting.pop())
             batch += clusters[taken[-1]][: pairs_per_step - len(batch)]
         yield batch
+
+
+# --- losses --------------------------------------------------------------------------------------------------------
+
+# (queries (B, D), targets (B, D), ids (B,), number of the step) -> the loss, and whose negatives targets are, (B, B)
+# bool. B is the whole batch, of all processes; ids are equal where targets are, or rows of a teacher's embeddings.
+Loss = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+
+
+def in_batch_loss(config: TrainConfig, queries: Tensor, targets: Tensor, ids: Tensor, _: int) -> tuple[Tensor, Tensor]:
+    """InfoNCE against all of the batch's other targets."""
+    known = ids if config.masks_duplicates else None
+    return info_nce(queries, targets, known, config.temperature), ids[:, None] != ids
+
+
+def chosen_negatives_loss(
+    config: TrainConfig, queries: Tensor, targets: Tensor, ids: Tensor, step: int
+) -> tuple[Tensor, Tensor]:
+    """InfoNCE against the negatives that each query chooses in the batch (UniME, stage 2)."""
+    similarity, known = queries.detach() @ targets.detach().T, ids if config.masks_duplicates else None
+    seed = int(fingerprint([config.seed, step, "negatives"]), 16) % 2**63  # alike on every process
+    generator = torch.Generator(similarity.device).manual_seed(seed)
+    is_negative = choose_negatives(similarity, known, config.margin, config.num_negatives, config.negatives, generator)
+    return chosen_loss(queries, targets, is_negative, config.temperature), is_negative
+
+
+def teacher_loss(
+    config: TrainConfig, taught: Tensor, queries: Tensor, targets: Tensor, ids: Tensor, _: int
+) -> tuple[Tensor, Tensor]:
+    """The distance of similarities from a teacher's (UniME, stage 1), whose embeddings of all pairs are (N, 2, E)."""
+    batch = taught[ids.cpu()].to(ids.device)
+    sentences, expected = torch.cat((queries, targets)), torch.cat((batch[:, 0], batch[:, 1]))
+    return distillation_loss(sentences, expected, config.temperature), ids[:, None] != ids
+
+
+def choose_loss(config: TrainConfig, taught: Tensor | None) -> Loss:
+    """The loss of a run; `taught` are a teacher's embeddings."""
+    if taught is not None:
+        return partial(teacher_loss, config, taught)
+    return partial(in_batch_loss if config.negatives == "all" else chosen_negatives_loss, config)
 
 
 # --- one run -------------------------------------------------------------------------------------------------------
@@ -103,23 +134,16 @@ class Trainer:
     def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
         self.config, self.accelerator = config, accelerator
         is_sharded = wants_sharding(accelerator, config.pairs_per_step)
-        subsets = load_subsets(
+        self.subsets = load_subsets(
             Path(config.data), config.subsets, config.images, config.split, config.fraction, config.limit
         )
-        self.embedder = Embedder.from_pretrained(
-            config.model,
-            prompt=config.prompt,
-            device=str(accelerator.device),
-            dtype=config.dtype,
-            max_length=config.max_length,
-            images=config.image_rule,
-        )
-        if config.max_pixels:
-            self.embedder.processor.image_processor.size["longest_edge"] = config.max_pixels
-        check_image_fits(self.embedder)
-        self.subsets = subsets
-        self.clusters = training_clusters(config, subsets, self.embedder.identity)
-        content = {"weights": self.embedder.identity, "pairs": data_digest(subsets), "rows": fingerprint(self.clusters)}
+        self.embedder = open_embedder(config, str(accelerator.device))
+        self.clusters = training_clusters(config, self.subsets, self.embedder.identity)
+        content = {
+            "weights": self.embedder.identity,
+            "pairs": data_digest(self.subsets),
+            "rows": fingerprint(self.clusters),
+        }
         torch.manual_seed(config.seed)  # of the adapter's initial weights, alike on every process
         self.adapted = add_adapter(self.embedder, config)
         if config.start:
@@ -128,53 +152,38 @@ class Trainer:
         self.weights = {n: p for n, p in self.adapted.named_parameters() if p.requires_grad}
         if is_sharded:  # not before the adapter is complete: DoRA begins with the lengths of the frozen weights' rows
             shard_frozen_layers(self.embedder.model)
-        self.teacher: Tensor | None = None
+        taught = None  # a large teacher's embeddings are gigabytes: they stay in the machine's memory
+        self.target_ids = number_targets(self.subsets)
         if config.teacher:
             check_language_only(self.weights, config)
-            embeddings, content["taught by"] = load_teacher(Path(config.teacher), subsets)
-            self.teacher = torch.from_numpy(embeddings)  # gigabytes for a large teacher: stays in the machine's memory
+            embeddings, content["taught by"] = load_teacher(Path(config.teacher), self.subsets)
+            taught = torch.from_numpy(embeddings)
         self.settings = {**asdict(config), **content}
         self.optimizer = torch.optim.AdamW(self.weights.values(), lr=0.0, weight_decay=config.weight_decay)
+        self.loss = choose_loss(config, taught)
         self.cache = GradCache(self.encoder, self._loss, config.chunk_size)
-        self.target_ids = number_targets(subsets)
-        self.first_row = np.cumsum([0, *(len(subset.pairs) for subset in subsets)])  # of each subset among all pairs
+        self.first_row = np.cumsum([0, *(len(subset.pairs) for subset in self.subsets)])  # among all pairs
         self.number = 0  # of the step
         self.similarities: dict[str, float] = {}
 
-    def _ids(self, rows: Sequence[Row]) -> list[int]:
-        """What the loss knows a pair by: its target's number, or with a teacher its row among all pairs."""
-        if self.teacher is not None:
+    def _ids(self, rows: Sequence[PairRow]) -> list[int]:
+        """What the loss knows pairs by, see Loss."""
+        if self.config.teacher:
             return [int(self.first_row[i]) + row for i, row in rows]
         return [self.target_ids[self.subsets[i].pairs[row].target] for i, row in rows]
 
     def _loss(self, queries: Tensor, targets: Tensor, ids: Tensor) -> Tensor:
         """The loss of the whole batch, of all processes; notes how similar positives and negatives are."""
-        config, similarity = self.config, queries.detach() @ targets.detach().T
-        is_negative = ids[:, None] != ids
-        if config.negatives != "all":
-            seed = int(fingerprint([config.seed, self.number, "negatives"]), 16) % 2**63  # alike on every process
-            is_negative = choose_negatives(
-                similarity,
-                ids if config.masks_duplicates else None,
-                config.margin,
-                config.num_negatives,
-                config.negatives,
-                torch.Generator(similarity.device).manual_seed(seed),
-            )
-        self.similarities = describe_similarities(similarity, is_negative)
-        if self.teacher is not None:
-            sentences, taught = torch.cat((queries, targets)), self.teacher[ids.cpu()].to(ids.device)
-            return distillation_loss(sentences, torch.cat((taught[:, 0], taught[:, 1])), config.temperature)
-        if config.negatives != "all":
-            return chosen_loss(queries, targets, is_negative, config.temperature)
-        return info_nce(queries, targets, ids if config.masks_duplicates else None, config.temperature)
+        loss, is_negative = self.loss(queries, targets, ids, self.number)
+        self.similarities = describe_similarities(queries.detach() @ targets.detach().T, is_negative)
+        return loss
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up to the peak, then linear decay; zero would be reached one step after the last."""
         warm, total = self.config.warmup_steps, self.config.steps
         return self.config.learning_rate * min((step + 1) / (warm + 1), (total - step) / max(1, total - warm), 1.0)
 
-    def step(self, number: int, rows: Sequence[Row]) -> dict[str, float]:
+    def step(self, number: int, rows: Sequence[PairRow]) -> dict[str, float]:
         """One optimisation step; returns what is logged."""
         self.number = number
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -201,30 +210,6 @@ class Trainer:
             **self.similarities,
         }
 
-    def save_state(self, path: Path, step: int) -> None:
-        """Write weights and optimizer, atomically."""
-        tensors = {f"weight {name}": weight.detach() for name, weight in self.weights.items()}
-        for name, weight in self.weights.items():
-            for key, value in self.optimizer.state[weight].items():
-                tensors[f"{key} {name}"] = value
-        with atomic_path(path) as partial:
-            save_file({n: t.contiguous() for n, t in tensors.items()}, partial, metadata={"step": str(step)})
-
-    def load_state(self, path: Path) -> int:
-        """Go back to a saved state; returns how many steps were done, 0 without one."""
-        if not path.exists():
-            return 0
-        with safe_open(path, "pt", device=str(self.accelerator.device)) as file, torch.no_grad():
-            found: dict[str, dict[str, Tensor]] = {name: {} for name in self.weights}
-            for key in file.keys():  # noqa: SIM118
-                kind, name = key.split(" ", 1)
-                found[name][kind] = file.get_tensor(key)
-            for name, weight in self.weights.items():
-                weight.copy_(found[name].pop("weight"))
-                if state := found[name]:  # a weight that has had no gradient yet has none
-                    self.optimizer.state[weight] = {**state, "step": state["step"].cpu()}
-            return int(file.metadata()["step"])
-
 
 def describe_similarities(similarity: Tensor, is_negative: Tensor) -> dict[str, float]:
     """Means over a batch's queries: similarity to the positive, to the hardest negative, and to all negatives.
@@ -250,6 +235,26 @@ def number_targets(subsets: Sequence[Subset]) -> dict[Item, int]:
     return {item: numbers[digest] for item, digest in digests.items()}
 
 
+def open_embedder(config: TrainConfig, device: str) -> Embedder:
+    """The model of a run, before it has an adapter.
+
+    Raises:
+        ValueError: there is no such model, or an image's tokens would have to be cut.
+    """
+    embedder = Embedder.from_pretrained(
+        config.model,
+        prompt=config.prompt,
+        device=device,
+        dtype=config.dtype,
+        max_length=config.max_length,
+        images=config.image_rule,
+    )
+    if config.max_pixels:
+        embedder.processor.image_processor.size["longest_edge"] = config.max_pixels
+    check_image_fits(embedder)
+    return embedder
+
+
 def check_image_fits(embedder: Embedder) -> None:
     """Refuse settings under which the tokens of a large image would have to be cut.
 
@@ -272,11 +277,7 @@ def check_image_fits(embedder: Embedder) -> None:
 
 
 def add_adapter(embedder: Embedder, config: TrainConfig) -> PeftModel:
-    """Put a new LoRA adapter onto the embedder's model, in place.
-
-    Raises:
-        ValueError: no layer fits `lora_targets`.
-    """
+    """Put a new LoRA adapter onto the embedder's model, in place; ValueError where no layer fits `lora_targets`."""
     settings = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
@@ -285,44 +286,11 @@ def add_adapter(embedder: Embedder, config: TrainConfig) -> PeftModel:
         use_dora=config.use_dora,
         init_lora_weights="gaussian" if config.lora_init == "gaussian" else True,
     )
-    try:
-        adapted = get_peft_model(embedder.model, settings)
-    except ValueError as error:
-        raise ValueError(f"lora_targets {config.lora_targets!r} fit no layer: {str(error).splitlines()[0]}") from None
-    # The folder of an embedded model is this machine's business; its name is everybody's.
-    adapted.peft_config["default"].base_model_name_or_path = config.model
-    return adapted
-
-
-def start_from(adapted: PeftModel, folder: Path) -> str:
-    """Give a new adapter the weights of another one of the same shape; returns that one's fingerprint.
-
-    Raises:
-        ValueError: there is no adapter in the folder, or it has other layers, rank or scale.
-    """
-    try:
-        theirs = LoraConfig.from_pretrained(folder)
-        weights = load_peft_weights(str(folder), device="cpu")
-    except (ValueError, OSError) as error:
-        raise ValueError(f"start {folder} is no folder of an adapter ({str(error).splitlines()[0]})") from None
-    ours, shapes = (
-        adapted.peft_config["default"],
-        {n: w.shape for n, w in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()},
-    )
-    different = [n for n in ("r", "lora_alpha", "use_dora") if getattr(ours, n) != getattr(theirs, n)]
-    if different or {n: w.shape for n, w in weights.items()} != shapes:
-        what = f"{different[0]} {getattr(theirs, different[0])}" if different else "other layers"
-        raise ValueError(f"the adapter in {folder} has {what}: start from one with the settings of this run")
-    set_peft_model_state_dict(adapted, weights)
-    return checkpoint_fingerprint(folder)
+    return new_adapter(embedder.model, settings, config.model)
 
 
 def check_language_only(names: Iterable[str], config: TrainConfig) -> None:
-    """Refuse to distil into anything but the language model (UniME, stage 1).
-
-    Raises:
-        ValueError: another weight would train.
-    """
+    """Refuse to distil into anything but the language model (UniME, stage 1)."""
     if wrong := [name for name in names if "language_model" not in name or "lora_" not in name]:
         raise ValueError(
             f"a text teacher teaches the language model's adapter only, but lora_targets {config.lora_targets!r} also "
@@ -362,11 +330,12 @@ def train(config: TrainConfig) -> Path:
     if not is_cpu:
         torch.cuda.reset_peak_memory_stats()
     trainer = Trainer(config, accelerator)
-    noted = claim_folder(folder, trainer.settings, accelerator.is_main_process)
+    noted = {name: value for name, value in trainer.settings.items() if name not in NOT_THE_RUN}
+    claim_folder(folder, noted, accelerator.is_main_process)
     accelerator.wait_for_everyone()
     if (adapter / "adapter_config.json").exists():
         return adapter
-    done = trainer.load_state(folder / STATE)
+    done = load_state(folder / STATE, trainer.weights, trainer.optimizer)
     with Log(folder, done, accelerator, config.report_to, noted) as log:
         batches = cluster_batches(trainer.clusters, config.pairs_per_step, config.seed)
         bar = tqdm(total=config.steps, initial=done, desc="train", unit="step", disable=not accelerator.is_main_process)
@@ -385,7 +354,7 @@ def train(config: TrainConfig) -> Path:
             bar.update()
             bar.set_postfix(loss=f"{record['loss']:.3f}")
             if (number + 1) % config.save_every == 0 and accelerator.is_main_process:
-                trainer.save_state(folder / STATE, number + 1)
+                save_state(folder / STATE, trainer.weights, trainer.optimizer, number + 1)
         bar.close()
     if accelerator.is_main_process:
         save_adapter(trainer, folder)
@@ -404,53 +373,28 @@ NOT_THE_RUN = ("folder", "data", "images", "clusters", "teacher", "start", "mode
 NOT_THE_RUN += ("report_to",)
 
 
-def claim_folder(folder: Path, settings: dict, is_main: bool) -> dict:
-    """Note whose run a folder holds; returns what is noted, in which no path occurs.
-
-    Raises:
-        ValueError: it holds another one; the message names a setting that differs.
-    """
-    path = folder / CONFIG
-    settings = json.loads(json.dumps({k: v for k, v in settings.items() if k not in NOT_THE_RUN}))
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if different := [name for name in settings if found.get(name) != settings[name]]:
-            name = different[0]
-            raise ValueError(
-                f"{folder} holds a run with {name} {found.get(name)!r} instead of {settings[name]!r}: choose another "
-                "folder, or delete it"
-            )
-    elif is_main:
-        write_json(path, settings)
-    return settings
-
-
 def save_adapter(trainer: Trainer, folder: Path) -> None:
     """Write the adapter in PEFT's format with its log and a model card; it appears at its place as a whole."""
     config, records = trainer.config, read_log(folder)
     partial = folder / f".{ADAPTER}"
     trainer.adapted.save_pretrained(partial, save_embedding_layers=False)  # none train; else peft asks the hub
     write_text(partial / "training.jsonl", "".join(json.dumps(record) + "\n" for record in records))
-    made_on = environment()
+    libraries = environment()["libraries"]
     facts = {
         "base model": config.model,
         "base weights": trainer.embedder.identity,
         "prompt": config.prompt,
         "training data": ", ".join(config.subsets),
-        "training pairs": str(sum(len(subset.pairs) for subset in trainer.subsets)),
-        "mined clusters": f"{len(trainer.clusters)}" if config.clusters else "none, in-batch negatives",
+        "training pairs": sum(len(subset.pairs) for subset in trainer.subsets),
+        "mined clusters": len(trainer.clusters) if config.clusters else "none, in-batch negatives",
         "steps x pairs": f"{config.steps} x {config.pairs_per_step}",
-        "seed": str(config.seed),
+        "seed": config.seed,
         "seconds": f"{sum(record['seconds'] for record in records):.0f}",
         "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name(),
-        "torch, transformers, peft": ", ".join(str(made_on["libraries"][n]) for n in ("torch", "transformers", "peft")),
-        "commit": made_on["commit"],
+        "torch, transformers, peft": ", ".join(str(libraries[name]) for name in ("torch", "transformers", "peft")),
+        "commit": environment()["commit"],
     }
-    card = ["---", f"base_model: {config.model}", "library_name: peft", "tags: [embeddings, lora]", "---", ""]
-    card += ["# A multimodal embedder (LoRA adapter)", "", "| fact | value |", "|---|---|"]
-    card += [f"| {name} | {value} |" for name, value in facts.items()]
-    card += ["", "Use: `Embedder.from_pretrained(base, prompt=..., adapter=this_folder)` of g2e_lib.", ""]
-    write_text(partial / "README.md", "\n".join(card))
+    write_card(partial, config.model, facts)
     partial.replace(folder / ADAPTER)
 
 

@@ -1,5 +1,6 @@
-"""The settings of a training run, and how they are read from a file and written to one. Needs no torch."""
+"""The settings of a training run; how they are read from a file and written to one. Needs no torch."""
 
+import contextlib
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,7 +13,6 @@ from g2e_lib.project.store import write_text
 
 # The linear layers of the language model; the vision tower stays as it is.
 LANGUAGE_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-
 
 AT_LEAST_ONE = (lambda value: value >= 1, "at least 1")
 LIMITS = {
@@ -32,90 +32,50 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """All settings of a training run.
+    """All settings of a training run."""
 
-    Attributes:
-        folder: receives the adapter, the log and the state to resume from.
-        data: folder with one folder a subset, in MMEB-train's format.
-        images: folder that image paths are relative to; "" is the data folder's parent.
-        subsets: names.
-        split: of each subset.
-        fraction: share of each subset's pairs that is used, the first ones.
-        limit: at most this many pairs of each subset, the first ones; 0 for all.
-        model: "glyphworld-base", a checkpoint folder or a hub id.
-        prompt: a name in prompts.PROMPTS, for queries and targets.
-        clusters: file of clusters (mining.save_clusters); "" trains on random pairs, in-batch negatives only.
-        breaks_clusters: use the clusters' rows, each apart from the others (an ablation).
-        negatives: which of the batch's other targets; "all", or UniME's second stage, "hard" ones chosen by each
-            query, and for comparison "easy" or "random" ones.
-        num_negatives: K, how many each query chooses.
-        margin: beta; a target more similar than the positive by more is not chosen, being likely a right answer.
-        teacher: file of a text teacher's embeddings of all pairs (teacher.save_teacher); the run is then UniME's first
-            stage, in which similarities are learnt from the teacher's. "" learns from pairs.
-        start: folder of an adapter of the same shape to go on from; "" begins a new one.
-        steps: optimisation steps.
-        pairs_per_step: query-target pairs in a step, over all processes; each has all others' targets as negatives.
-        chunk_size: items encoded at once; decides memory (and, with dropout, the masks).
-        learning_rate: peak; linear warm-up and linear decay to zero.
-        warmup_steps: steps of warm-up.
-        weight_decay: of AdamW.
-        max_gradient_norm: gradients are scaled down to this norm.
-        temperature: of InfoNCE, and of the distillation's softmax.
-        masks_duplicates: targets identical to a query's positive are no negatives of it.
-        lora_rank: r.
-        lora_alpha: the adapter is scaled by alpha / r.
-        lora_dropout: on the adapter's input; the paper's 0.1 costs a third of a CPU's time, so 0 is the default.
-        lora_targets: regular expression of the layers that get an adapter.
-        use_dora: decompose weights into magnitude and direction (DoRA).
-        lora_init: how peft initialises the first factor; "gaussian" or "kaiming".
-        max_length: tokens; texts are cut, images never.
-        max_pixels: of an image; 0 leaves the checkpoint's own limit.
-        image_rule: how images are shown, a name in processor.IMAGE_RULES.
-        dtype: "float32", "bfloat16", or "auto": bfloat16 on a GPU.
-        seed: of adapters' initial weights, order of clusters and dropout.
-        save_every: steps between two saves of the state.
-        report_to: who shows the run's curves: "tensorboard" (files in the folder), "wandb", or "none"; log.jsonl is
-            always written.
-    """
-
-    folder: str
-    data: str
-    subsets: tuple[str, ...]
-    images: str = ""
-    split: str = "original"
-    fraction: float = 1.0
-    limit: int = 0
-    model: str = "glyphworld-base"
-    prompt: str = "hierarchical"
-    clusters: str = ""
-    breaks_clusters: bool = False
+    folder: str  # receives the adapter, the log and the state to resume from
+    data: str  # folder with one folder a subset, in MMEB-train's format
+    subsets: tuple[str, ...]  # names
+    images: str = ""  # folder that image paths are relative to; "" is the data folder's parent
+    split: str = "original"  # of each subset
+    fraction: float = 1.0  # share of each subset's pairs that is used, the first ones
+    limit: int = 0  # at most this many pairs of each subset, the first ones; 0 for all
+    model: str = "glyphworld-base"  # that name, a checkpoint folder or a hub id
+    prompt: str = "hierarchical"  # a name in prompts.PROMPTS, for queries and targets
+    clusters: str = ""  # file of clusters (mining.save_clusters); "" trains on random pairs, in-batch negatives only
+    breaks_clusters: bool = False  # use the clusters' rows, each apart from the others (an ablation)
+    # Which of the batch's other targets are negatives: "all", or UniME's second stage, "hard" ones chosen by each
+    # query, and for comparison "easy" or "random" ones.
     negatives: str = "all"
-    num_negatives: int = HARD_NEGATIVES
-    margin: float = FILTER_MARGIN
+    num_negatives: int = HARD_NEGATIVES  # K, how many each query chooses
+    margin: float = FILTER_MARGIN  # beta; a target more similar than the positive by more is not chosen: likely right
+    # File of a text teacher's embeddings of all pairs (teacher.save_teacher); the run is then UniME's first stage, in
+    # which similarities are learnt from the teacher's. "" learns from pairs.
     teacher: str = ""
-    start: str = ""
+    start: str = ""  # folder of an adapter of the same shape to go on from; "" begins a new one
     steps: int = 60
-    pairs_per_step: int = 64
-    chunk_size: int = 128
-    learning_rate: float = 1e-3
+    pairs_per_step: int = 64  # over all processes; each pair has all others' targets as negatives
+    chunk_size: int = 128  # items encoded at once; decides memory (and, with dropout, the masks)
+    learning_rate: float = 1e-3  # peak; linear warm-up and linear decay to zero
     warmup_steps: int = 6
-    weight_decay: float = 0.0
-    max_gradient_norm: float = 1.0
-    temperature: float = 0.02
-    masks_duplicates: bool = True
+    weight_decay: float = 0.0  # of AdamW
+    max_gradient_norm: float = 1.0  # gradients are scaled down to this norm
+    temperature: float = 0.02  # of InfoNCE, and of the distillation's softmax
+    masks_duplicates: bool = True  # targets identical to a query's positive are no negatives of it
     lora_rank: int = 8
-    lora_alpha: int = 64
-    lora_dropout: float = 0.0
-    lora_targets: str = LANGUAGE_LAYERS
-    use_dora: bool = False
-    lora_init: str = "gaussian"
-    max_length: int = 1024
-    max_pixels: int = 0
-    image_rule: str = "native"
-    dtype: str = "auto"
-    seed: int = 0
-    save_every: int = 20
-    report_to: str = "tensorboard"
+    lora_alpha: int = 64  # the adapter is scaled by alpha / rank
+    lora_dropout: float = 0.0  # the paper's 0.1 costs a third of a CPU's time
+    lora_targets: str = LANGUAGE_LAYERS  # regular expression of the layers that get an adapter
+    use_dora: bool = False  # decompose weights into magnitude and direction (DoRA)
+    lora_init: str = "gaussian"  # how peft initialises the first factor; "gaussian" or "kaiming"
+    max_length: int = 1024  # tokens; texts are cut, images never
+    max_pixels: int = 0  # of an image; 0 leaves the checkpoint's own limit
+    image_rule: str = "native"  # how images are shown, a name in backbone.images.IMAGE_RULES
+    dtype: str = "auto"  # "float32", "bfloat16", or "auto": bfloat16 on a GPU
+    seed: int = 0  # of adapters' initial weights, order of clusters and dropout
+    save_every: int = 20  # steps between two saves of the state
+    report_to: str = "tensorboard"  # who shows the curves: that, "wandb" or "none"; log.jsonl is always written
 
     def __post_init__(self) -> None:
         if not self.subsets:
@@ -159,17 +119,15 @@ def write_config(config: TrainConfig, path: Path) -> None:
     write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
-def _read_value(path: Path, name: str, kind: Any, value: Any) -> Any:  # noqa: ANN401
+def _read_value(path: Path, setting: str, kind: Any, value: Any) -> Any:  # noqa: ANN401
     """A setting's value, of the setting's own type."""
-    if name == "subsets":
-        if isinstance(value, list) and all(isinstance(one, str) for one in value):
+    if setting == "subsets":
+        if isinstance(value, list) and all(isinstance(name, str) for name in value):
             return tuple(value)
         raise ValueError(f"{path}: subsets takes a list of names such as [CaptionT2I, Crop], not {value!r}")
     if kind is float and type(value) in (int, str):  # YAML reads 1e-3 as a text
-        try:
+        with contextlib.suppress(ValueError):
             return float(value)
-        except ValueError:
-            pass
     if type(value) is not kind:
-        raise ValueError(f"{path}: {name} takes a value of type {kind.__name__}, not {value!r}")
+        raise ValueError(f"{path}: {setting} takes a value of type {kind.__name__}, not {value!r}")
     return value

@@ -8,6 +8,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from g2e_lib import embedder as embedder_module
+from g2e_lib.backbone import qwen2vl
 from g2e_lib.data.images import open_image
 from g2e_lib.data.items import Item
 from g2e_lib.embedder import Embedder, as_item
@@ -60,7 +61,7 @@ def test_a_common_beginning_changes_nothing(embedder, mixed_items, monkeypatch):
     shared = embedder.encode(mixed_items)
     assert len(lengths) == 1
     assert lengths[0] > 20  # the system message
-    monkeypatch.setattr(embedder_module, "MIN_SHARING", 10_000)
+    monkeypatch.setattr(qwen2vl, "MIN_SHARING", 10_000)
     np.testing.assert_allclose(embedder.encode(mixed_items), shared, atol=1e-5)
     assert len(lengths) == 1
 
@@ -81,8 +82,10 @@ def test_different_items_embed_differently(embedder):
 
 def test_identical_items_are_run_once(embedder, monkeypatch):
     seen = []
-    original = Embedder._forward
-    monkeypatch.setattr(Embedder, "_forward", lambda s, i, *rest: seen.append(len(i)) or original(s, i, *rest))
+    original = embedder_module.last_states
+    monkeypatch.setattr(
+        embedder_module, "last_states", lambda m, ids, *rest: seen.append(len(ids)) or original(m, ids, *rest)
+    )
     image = Image.new("RGB", (64, 64), "red")
     items = ["a", "b", "a", image, image.copy(), {"text": " a "}]
     embeddings = embedder.encode(items)

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from g2e_lib import encoder as encoder_module
-from g2e_lib.embedder import Embedder
-from g2e_lib.encoder import Encoder
+from g2e_lib import embedder as embedder_module
+from g2e_lib.embedder import Embedder, Encoder
 from g2e_lib.gradcache import GradCache, info_nce
 
 
@@ -29,7 +28,7 @@ def test_embeds_like_the_embedder(embedder, mixed_items, prompt, role):
 
 
 def test_threads_that_open_images_change_no_bit(fresh, mixed_items, monkeypatch):
-    monkeypatch.setattr(encoder_module, "IMAGES_AT_ONCE", 2)
+    monkeypatch.setattr(embedder_module, "IMAGES_AT_ONCE", 2)
     encoder, found = Encoder(fresh), []
     for threads in (0, 3):
         fresh.threads = threads

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from g2e_lib import train as training
+from g2e_lib.backbone.adapter import load_state, save_state
 from g2e_lib.backbone.teacher import save_teacher
 from g2e_lib.data.subsets import load_subsets
 from g2e_lib.embedder import Embedder
@@ -48,7 +50,7 @@ def config(small_build, tmp_path):
 @pytest.fixture
 def clusters(config, embedder, tmp_path):
     """A file of clusters mined from the small build."""
-    subsets = load_subsets(training.Path(config.data), SUBSETS)
+    subsets = load_subsets(Path(config.data), SUBSETS)
     store, miner = Store(tmp_path / "store"), Miner("saha", 2)
     mined = {s.name: mine_subset(embedder, s, miner, False, store)["clusters"] for s in subsets}
     path = tmp_path / "clusters.json"
@@ -153,9 +155,9 @@ def test_weights_without_gradients_survive_a_resumption(config, tmp_path):
     weight = next(iter(trainer.weights.values()))
     weight.grad = torch.ones_like(weight)
     trainer.optimizer.step()
-    trainer.save_state(tmp_path / "state.safetensors", 1)
+    save_state(tmp_path / "state.safetensors", trainer.weights, trainer.optimizer, 1)
     again = Trainer(config, Accelerator(cpu=True))
-    assert again.load_state(tmp_path / "state.safetensors") == 1
+    assert load_state(tmp_path / "state.safetensors", again.weights, again.optimizer) == 1
     assert list(again.optimizer.state) == [next(iter(again.weights.values()))]
 
 
@@ -177,7 +179,7 @@ def test_an_adapter_has_its_card_and_embeds(config, embedder):
     assert "| steps x pairs | 4 x 6 |" in card
     adapted = Embedder.from_pretrained("glyphworld-base", adapter=adapter, device="cpu", dtype="float32")
     trainer = Trainer(config, Accelerator())
-    trainer.load_state(training.Path(config.folder) / training.STATE)
+    load_state(Path(config.folder) / training.STATE, trainer.weights, trainer.optimizer)
     found, expected = adapted.encode(["a red sun", "what?"]), trainer.embedder.encode(["a red sun", "what?"])
     np.testing.assert_allclose(found, expected, atol=1e-5)  # merged as unmerged
     assert np.abs(found - embedder.encode(["a red sun", "what?"])).max() > 1e-4
@@ -243,7 +245,7 @@ def test_stage_1_lowers_the_distance_to_its_teacher_and_trains_nothing_else(dist
     trainer = Trainer(config, Accelerator(cpu=True))
     assert all("language_model" in name and "lora_" in name for name in trainer.weights)
     adapter = train(config)
-    losses = [record["loss"] for record in read_log(training.Path(config.folder))]
+    losses = [record["loss"] for record in read_log(Path(config.folder))]
     assert losses[-1] < losses[0]
     assert all("language_model" in name and "lora_" in name for name in weights(adapter))
     adapted = Embedder.from_pretrained("glyphworld-base", adapter=adapter, device="cpu", dtype="float32")

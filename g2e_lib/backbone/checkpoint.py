@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +19,30 @@ from g2e_lib.project.config import file_digest, fingerprint, resolve_model
 
 # Modules had these names before transformers 4.52; an adapter keeps those it was trained with.
 OLD_MODULE_NAMES = {r"^model\.layers\.": "model.language_model.layers.", r"^visual\.": "model.visual."}
+FLASH = "flash_attention_2"
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "merges.txt")
+
+
+def hub_folder(name: str, patterns: Sequence[str], what: str, remedy: str) -> Path:
+    """The local copy of a hub repository's files that fit the patterns, downloaded where it is missing.
+
+    Args:
+        name: "org/name", or "org/name@revision".
+        patterns: of the files.
+        what: is called this in the error.
+        remedy: what else the caller could have been given.
+
+    Raises:
+        ValueError: no repository of that name can be reached.
+    """
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(patterns)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(
+            f"cannot get {what}{name!r} from the hub ({reason}): check the name and the network, or give {remedy}"
+        ) from None
 
 
 def checkpoint_folder(id_or_path: str | Path) -> Path:
@@ -30,17 +54,9 @@ def checkpoint_folder(id_or_path: str | Path) -> Path:
     name = resolve_model(id_or_path)
     if Path(name).is_dir():
         return Path(name)
-    repository, _, revision = name.partition("@")
-    looks_local = Path(name).is_absolute() or name.startswith(".") or repository.count("/") != 1
-    if looks_local:
+    if Path(name).is_absolute() or name.startswith(".") or name.partition("@")[0].count("/") != 1:
         raise ValueError(f"there is no checkpoint folder {name}: check the path, or give a hub id such as 'org/name'")
-    try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(MODEL_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"cannot get {name!r} from the hub ({reason}): check the name and the network, or give a local folder"
-        ) from None
+    return hub_folder(name, MODEL_FILES, "", "a local folder")
 
 
 def checkpoint_fingerprint(folder: Path) -> str:
@@ -52,17 +68,12 @@ def checkpoint_fingerprint(folder: Path) -> str:
 def base_of_adapter(folder: Path) -> str | None:
     """The model an adapter was trained from, if the folder holds an adapter and no model; else None."""
     path = folder / "adapter_config.json"
-    if (folder / "config.json").is_file() or not path.is_file():
-        return None
-    return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    is_adapter = path.is_file() and not (folder / "config.json").is_file()
+    return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"] if is_adapter else None
 
 
 def check_type(folder: Path) -> None:
-    """Refuse any model but a Qwen2-VL.
-
-    Raises:
-        ValueError: the folder holds another one, or none.
-    """
+    """Refuse, by a ValueError, a folder without a model or with any but a Qwen2-VL."""
     if not (folder / "config.json").is_file():
         raise ValueError(f"checkpoint folder {folder} has no config.json: it is not a model folder, or incomplete")
     found = Qwen2VLConfig.get_config_dict(folder)[0].get("model_type")
@@ -71,11 +82,7 @@ def check_type(folder: Path) -> None:
 
 
 def load_processor(folder: Path) -> G2EProcessor:
-    """Load tokenizer and image processor; torchvision is not needed, whatever the checkpoint names.
-
-    Raises:
-        ValueError: one of the two is not in the folder, or it holds another kind of model.
-    """
+    """Load tokenizer and image processor; torchvision is not needed. ValueError where one of the two is missing."""
     check_type(folder)
     has_processor = any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
     has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
@@ -86,7 +93,14 @@ def load_processor(folder: Path) -> G2EProcessor:
     return G2EProcessor(image_processor, AutoTokenizer.from_pretrained(folder, padding_side="right"))
 
 
-FLASH = "flash_attention_2"
+def default_device() -> str:
+    """A GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def default_dtype(device: str) -> str:
+    """The precision of a device: float32 on a CPU, bfloat16 elsewhere."""
+    return "float32" if device == "cpu" else "bfloat16"
 
 
 def default_attention(device: str, dtype: str) -> str:
@@ -98,13 +112,8 @@ def default_attention(device: str, dtype: str) -> str:
 def load_model(folder: Path, dtype: str, attention: str = "sdpa") -> Qwen2VLForConditionalGeneration:
     """Load the generative model, its vision tower with packed attention where it does not come with flash-attention.
 
-    Args:
-        folder: an ordinary Hugging Face directory.
-        dtype: "float32" or "bfloat16".
-        attention: "sdpa" or "flash_attention_2".
-
     Raises:
-        ValueError: the folder holds no Qwen2-VL, or not its weights.
+        ValueError: the folder holds no Qwen2-VL, or not its weights, or the attention is not to be had.
     """
     if attention not in ("sdpa", FLASH):
         raise ValueError(f"unknown attention {attention!r}: choose 'sdpa', {FLASH!r} or 'auto'")
@@ -139,3 +148,22 @@ def apply_adapter(model: Qwen2VLForConditionalGeneration, folder: Path) -> None:
         )
     if model.dtype == torch.float32:
         adapted.merge_and_unload()
+
+
+def load_checkpoint(
+    id_or_path: str | Path, adapter: str | Path | None, device: str, dtype: str, attention: str
+) -> tuple[Qwen2VLForConditionalGeneration, G2EProcessor, str]:
+    """What Embedder.from_pretrained loads: model, processor, and an identity of both with the adapter."""
+    device = default_device() if device == "auto" else device
+    dtype = default_dtype(device) if dtype == "auto" else dtype
+    attention = default_attention(device, dtype) if attention == "auto" else attention
+    folder = checkpoint_folder(id_or_path)
+    if adapter is None and (base := base_of_adapter(folder)):
+        folder, adapter = checkpoint_folder(base), folder
+    processor, model = load_processor(folder), load_model(folder, dtype, attention)
+    identity = checkpoint_fingerprint(folder)
+    if adapter is not None:
+        adapter_folder = checkpoint_folder(adapter)
+        apply_adapter(model, adapter_folder)
+        identity = f"{identity}+{checkpoint_fingerprint(adapter_folder)}"
+    return model.to(device), processor, identity

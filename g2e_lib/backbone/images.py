@@ -89,10 +89,12 @@ def default_threads(device: str) -> int:
 class Prefetch:
     """Prepares things in threads a little ahead of their use, and keeps each until it has been used.
 
+    A context manager; what is not yet begun at its end is not prepared.
+
     Args:
         prepare: makes one thing from its key.
         keys: all keys, in order of use.
-        threads: at work at the same time, at least 1.
+        threads: at work at the same time; 0 prepares everything when it is asked for.
         ahead: things prepared beyond those asked for; bounds memory.
     """
 
@@ -100,8 +102,15 @@ class Prefetch:
         self, prepare: Callable[[Hashable], Any], keys: Iterable[Hashable], threads: int, ahead: int = 64
     ) -> None:
         self._prepare, self._waiting, self._ahead = prepare, deque(keys), ahead
-        self._pool = ThreadPoolExecutor(threads)
+        self._pool = ThreadPoolExecutor(threads) if threads and self._waiting else None
         self._made: dict[Hashable, Future] = {}
+
+    def __enter__(self) -> "Prefetch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool:
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
     def get(self, keys: Sequence[Hashable]) -> list[Any]:
         """What was prepared for the next keys; what came before them is forgotten, so a batch can be asked for again.
@@ -109,13 +118,11 @@ class Prefetch:
         Raises:
             Exception: whatever `prepare` raised.
         """
+        if not self._pool:
+            return [self._prepare(key) for key in keys]
         while keys and self._made and next(iter(self._made)) != keys[0]:
             del self._made[next(iter(self._made))]
         while self._waiting and len(self._made) < len(keys) + self._ahead:
             key = self._waiting.popleft()
             self._made[key] = self._pool.submit(self._prepare, key)
         return [self._made[key].result() for key in keys]
-
-    def close(self) -> None:
-        """Stop; what is not yet begun is not prepared."""
-        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,12 +1,13 @@
 """Run an unmodified Qwen2-VL on a batch without Python loops over its images.
 
 transformers runs the vision attention image by image unless flash-attention is installed, and computes positions row
-by row and image by image; for small images that costs more than the arithmetic. Here the attention is a function
-registered through transformers' own interface, which batches images of equal size, and positions are computed at
-once. Shared by the embedder and by training.
+by row; for small images that costs more than the arithmetic. Here the attention is a function registered through
+transformers' own interface, which batches images of equal size, and positions are computed at once.
 """
 
+import os
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,20 +29,10 @@ def packed_attention_forward(
     scaling: float | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
-    """Bidirectional attention within each image of a packed sequence.
+    """Bidirectional attention within each image of a packed sequence, in the form of transformers' interface.
 
-    Args:
-        module: the attention layer, as the interface hands it over.
-        query: (1, heads, patches, head size).
-        key: likewise.
-        value: likewise.
-        attention_mask: always None in a vision tower.
-        image_lengths: patches of each image, in order; their sum is the packed length. None: one plain sdpa call.
-        scaling: multiplies the scores; None is 1 / sqrt(head size).
-        **kwargs: what else the interface hands over; passed on to plain sdpa.
-
-    Returns:
-        (1, patches, heads, head size), and None for the weights.
+    Query, key and value are (1, heads, patches, head size), the result is (1, patches, heads, head size);
+    `image_lengths` are the patches of each image, in order. Without them this is one plain sdpa call.
     """
     if image_lengths is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
@@ -69,7 +60,7 @@ def encode_images(visual: nn.Module, pixel_values: Tensor, image_grid_thw: Tenso
     """Run a Qwen2-VL vision tower on a batch of images.
 
     Args:
-        visual: the tower; packed attention is used if it was set on it, else transformers' own loop.
+        visual: the tower, with packed attention or transformers' own.
         pixel_values: (patches, patch dimension) float, all images one after the other.
         image_grid_thw: (images, 3) int64, frames, rows and columns of patches.
 
@@ -124,12 +115,7 @@ def prefix_length(prefix: Prefix | None) -> int:
 
 
 def encode_prefix(model: Qwen2VLForConditionalGeneration, ids: list[int]) -> Prefix:
-    """Run the text that many rows begin with once, for `hidden_states`.
-
-    Args:
-        model: the generative model.
-        ids: P token ids, none of them visual.
-    """
+    """Run the text that many rows begin with, P tokens without an image, once for `hidden_states`."""
     input_ids = torch.tensor([ids], device=model.device)
     positions = position_ids(input_ids, None, model.config.image_token_id, merge_size=1)
     types = torch.zeros_like(input_ids, dtype=torch.int32)
@@ -186,3 +172,53 @@ def hidden_states(
         **images,
     )
     return output.last_hidden_state
+
+
+# --- which inputs run together -------------------------------------------------------------------------------------
+
+MIN_SHARING, MIN_PREFIX = 8, 8  # inputs and tokens; below, running a common beginning once does not pay
+
+
+def shared_prefix(ids: Sequence[list[int]], image_token_id: int) -> list[int]:
+    """The text tokens that all inputs begin with, where running them once pays; else none."""
+    if len(ids) < MIN_SHARING:
+        return []
+    common = os.path.commonprefix(list(ids))[: min(map(len, ids)) - 1]  # works on lists of anything
+    common = common[: common.index(image_token_id)] if image_token_id in common else common
+    return common if len(common) >= MIN_PREFIX else []
+
+
+def group_size(lengths: Iterable[int], budget: int | None, min_fill: float) -> int:
+    """How many of the next inputs run together, at least one.
+
+    Args:
+        lengths: tokens of each, longest first.
+        budget: most tokens of the group, padding included; None sets no bound.
+        min_fill: the shortest has at least this share of the longest one's tokens.
+
+    >>> group_size([10, 9, 8, 4], budget=None, min_fill=0.75), group_size([10, 9, 8, 4], budget=25, min_fill=0)
+    (3, 2)
+    """
+    longest = count = 0
+    for length in lengths:
+        longest = longest or length
+        if count and (length < min_fill * longest or (budget is not None and (count + 1) * longest > budget)):
+            break
+        count += 1
+    return count
+
+
+def last_states(
+    model: Qwen2VLForConditionalGeneration,
+    ids: Sequence[list[int]],
+    pad_token_id: int,
+    images: dict[str, Tensor],
+    prefix: Prefix | None,
+    has_flat_positions: bool,
+) -> Tensor:
+    """The states at the last tokens of inputs that run together, (n, D); see hidden_states."""
+    width = max(map(len, ids))
+    padded = torch.tensor([one + [pad_token_id] * (width - len(one)) for one in ids], device=model.device)
+    hidden = hidden_states(model, padded, prefix=prefix, has_flat_positions=has_flat_positions, **images)
+    last = torch.tensor([len(one) - 1 for one in ids], device=padded.device) - prefix_length(prefix)
+    return hidden[torch.arange(len(ids), device=padded.device), last]

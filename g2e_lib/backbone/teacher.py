@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from g2e_lib.data.items import Item, unique
+from g2e_lib.backbone.checkpoint import hub_folder
+from g2e_lib.data.items import unique
 from g2e_lib.data.subsets import Subset, subset_digest
 from g2e_lib.project.config import file_digest, fingerprint
 from g2e_lib.project.store import Store, atomic_path
@@ -29,14 +28,9 @@ def teacher_folder(id_or_path: str | Path) -> Path:
     """
     folder = Path(id_or_path)
     if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(str(id_or_path), allow_patterns=list(TEACHER_FILES)))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise ValueError(
-                f"cannot get the teacher {str(id_or_path)!r} from the hub ({reason}): check the name and the network, "
-                "or give the folder of a sentence-transformers model"
-            ) from None
+        folder = hub_folder(
+            str(id_or_path), TEACHER_FILES, "the teacher ", "the folder of a sentence-transformers model"
+        )
     if not (folder / "modules.json").is_file():
         raise ValueError(f"teacher {id_or_path} has no modules.json: give a sentence-transformers model")
     return folder
@@ -51,15 +45,7 @@ def teacher_identity(folder: Path) -> str:
 def embed_sentences(
     folder: Path, sentences: Sequence[str], store: Store, device: str = "cpu", show_progress: bool = True
 ) -> np.ndarray:
-    """The teacher's embeddings of sentences, through the store: (N, E) float32, unit rows.
-
-    Args:
-        folder: see teacher_folder.
-        sentences: N texts without repetitions.
-        store: keeps the embeddings.
-        device: where the teacher runs.
-        show_progress: draw a progress bar.
-    """
+    """The teacher's embeddings of N sentences without repetitions, through the store: (N, E) float32, unit rows."""
 
     def compute() -> np.ndarray:
         from sentence_transformers import SentenceTransformer  # takes seconds to import
@@ -71,12 +57,6 @@ def embed_sentences(
     return store.array({"teacher": teacher_identity(folder), "sentences": fingerprint(list(sentences))}, compute)
 
 
-def _sentence(item: Item, subset: str) -> str:
-    if item.image is not None:
-        raise ValueError(f"subset {subset!r} has images, but a teacher embeds sentences: distil from text pairs")
-    return item.text
-
-
 def save_teacher(path: Path, teacher: str | Path, subsets: Sequence[Subset], store: Store, device: str = "cpu") -> None:
     """Embed both sentences of all pairs and write them where `TrainConfig.teacher` finds them.
 
@@ -84,7 +64,7 @@ def save_teacher(path: Path, teacher: str | Path, subsets: Sequence[Subset], sto
         path: a safetensors file; it names the teacher and the data it was made from by checksum.
         teacher: id or folder of a sentence-transformers model.
         subsets: pairs of sentences.
-        store: keeps the embeddings.
+        store: keeps the embeddings for another file.
         device: where the teacher runs.
 
     Raises:
@@ -93,11 +73,14 @@ def save_teacher(path: Path, teacher: str | Path, subsets: Sequence[Subset], sto
     folder = teacher_folder(teacher)
     embeddings = {}
     for subset in subsets:
-        texts = [_sentence(item, subset.name) for pair in subset.pairs for item in (pair.query, pair.target)]
-        sentences, rows = unique(texts)
-        embeddings[subset.name] = embed_sentences(folder, sentences, store, device)[rows].reshape(
-            len(subset.pairs), 2, -1
-        )
+        items = [item for pair in subset.pairs for item in (pair.query, pair.target)]
+        if any(item.image is not None for item in items):
+            raise ValueError(
+                f"subset {subset.name!r} has images, but a teacher embeds sentences: distil from text pairs"
+            )
+        sentences, rows = unique(item.text for item in items)
+        embedded = embed_sentences(folder, sentences, store, device)
+        embeddings[subset.name] = embedded[rows].reshape(len(subset.pairs), 2, -1)
     metadata = {"teacher": teacher_identity(folder), **{s.name: subset_digest(s) for s in subsets}}
     with atomic_path(path) as partial:
         save_file(embeddings, partial, metadata=metadata)

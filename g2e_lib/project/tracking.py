@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from g2e_lib.project.store import write_text
+from g2e_lib.project.store import write_json, write_text
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-LOG, RUN_ID = "log.jsonl", "wandb_id.txt"
+CONFIG, LOG, RUN_ID = "config.json", "log.jsonl", "wandb_id.txt"
 TENSORBOARD, WANDB, NONE = "tensorboard", "wandb", "none"
 PROJECT = {TENSORBOARD: "tensorboard", WANDB: "g2e_lib", NONE: ""}  # for TensorBoard a folder in the run's own
 
@@ -34,6 +34,26 @@ def check_tracker(name: str) -> None:
         raise ValueError(
             f"report_to is {name!r}, but {name} is not installed: pip install {name}, or set report_to to "
             f"{TENSORBOARD if name == WANDB else NONE!r}"
+        )
+
+
+def claim_folder(folder: Path, settings: Mapping[str, Any], is_main: bool) -> None:
+    """Note whose run a folder holds.
+
+    Raises:
+        ValueError: it holds another one; the message names a setting that differs.
+    """
+    path, settings = folder / CONFIG, json.loads(json.dumps(settings))
+    if not path.exists():
+        if is_main:
+            write_json(path, settings)
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if different := [name for name in settings if found.get(name) != settings[name]]:
+        name = different[0]
+        raise ValueError(
+            f"{folder} holds a run with {name} {found.get(name)!r} instead of {settings[name]!r}: choose another "
+            "folder, or delete it"
         )
 
 

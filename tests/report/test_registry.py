@@ -156,7 +156,7 @@ def test_gaps_after_training_are_drawn_beside_those_before(report):
     trained = {"panels": {"saha": panel}}
     (report.folder / "metrics" / "modality_gap_trained.json").write_text(json.dumps(trained))
     assert report.table("modality_gap").whole["prompt"].tolist() == [*gap["panels"], "SaHa"]
-    titles = [axis.get_title() for axis in report.save("figure", "modality_gap").axes]
+    titles = [axis.get_title() for axis in report.draw("figure", "modality_gap").axes]
     assert any(title.startswith("SaHa\ngap") for title in titles)
 
 

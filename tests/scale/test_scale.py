@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from g2e_lib import embedder as embedding
 from g2e_lib.backbone import checkpoint
 from g2e_lib.backbone.images import IMAGE_RULES, ImageRule, Prefetch, get_image_rule
 from g2e_lib.data.images import open_image
@@ -97,7 +98,7 @@ def test_without_markers_ids_and_positions_are_those_of_plain_text(embedder, mon
 
 
 def test_threads_change_no_bit(embedder, mixed_items):
-    for budget in (100, 4096):
+    for budget in (300, 4096):
         expected = variant(embedder, tokens_per_batch=budget, threads=0).encode(mixed_items)
         found = variant(embedder, tokens_per_batch=budget, threads=3).encode(mixed_items)
         np.testing.assert_array_equal(found, expected)
@@ -105,11 +106,10 @@ def test_threads_change_no_bit(embedder, mixed_items):
 
 def test_prefetch_is_bounded_and_repeats():
     made = []
-    prefetch = Prefetch(lambda key: made.append(key) or key * 10, range(20), threads=2, ahead=3)
-    assert prefetch.get([0, 1]) == [0, 10]
-    assert prefetch.get([0]) == [0]  # a batch again, with fewer
-    assert prefetch.get([1, 2]) == [10, 20]
-    prefetch.close()
+    with Prefetch(lambda key: made.append(key) or key * 10, range(20), threads=2, ahead=3) as prefetch:
+        assert prefetch.get([0, 1]) == [0, 10]
+        assert prefetch.get([0]) == [0]  # a batch again, with fewer
+        assert prefetch.get([1, 2]) == [10, 20]
     assert sorted(made) == list(range(max(made) + 1))  # each once
     assert max(made) <= 2 + 3
 
@@ -134,15 +134,15 @@ def test_a_bomb_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("threads", [0, 2])
 def test_out_of_memory_halves_the_budget_and_loses_nothing(embedder, mixed_items, monkeypatch, caplog, threads):
     expected = embedder.encode(mixed_items)
-    small, batches, original = variant(embedder, tokens_per_batch=4096, threads=threads), [], Embedder._forward
+    small, batches, original = variant(embedder, tokens_per_batch=4096, threads=threads), [], embedding.last_states
 
-    def forward(self, tokens, pixels, prefix):
-        if len(tokens) > 5:
+    def forward(model, ids, *rest):
+        if len(ids) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        batches.append(len(tokens))
-        return original(self, tokens, pixels, prefix)
+        batches.append(len(ids))
+        return original(model, ids, *rest)
 
-    monkeypatch.setattr(Embedder, "_forward", forward)
+    monkeypatch.setattr(embedding, "last_states", forward)
     with caplog.at_level(logging.WARNING):
         np.testing.assert_allclose(small.encode(mixed_items), expected, atol=1e-5)
     assert sum(batches) == len({*range(len(mixed_items))}) - (len(mixed_items) - len(set(map(str, mixed_items))))
@@ -154,7 +154,7 @@ def test_out_of_memory_with_one_input_says_what_to_lower(embedder, monkeypatch):
     def forward(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Embedder, "_forward", forward)
+    monkeypatch.setattr(embedding, "last_states", forward)
     with pytest.raises(RuntimeError, match=r"out of memory with a single input of \d+ tokens: lower max_length"):
         variant(embedder).encode(["a", "b", "c"])
 
