@@ -22,6 +22,15 @@ FEW = TrainingSettings(steps=2, pairs_per_step=6, chunk_size=4, warmup_steps=0, 
 METHOD = Method("in_batch")
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """As launched processes have: sums in another order would be compared with theirs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def study(small_build, tmp_path, monkeypatch):
     """A study with a cache of its own; `launch` and other settings of training may be given."""
