@@ -4,7 +4,7 @@ A notebook shows the settings a reader would turn; the others come from its clas
 `-p`. `TrainingSettings.of(results, steps=steps)` puts them together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Protocol, Self, get_args, get_origin
 
@@ -16,7 +16,7 @@ KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or
 class HasSettings(Protocol):
     """What is asked of g2e_lib.project.results.Results."""
 
-    def settings(self, notebook: str) -> Mapping[str, Any]:
+    def settings(self, notebook: str, known: Collection[str] | None = None) -> Mapping[str, Any]:
         """Every setting of a notebook (its file stem) that differs from the defaults."""
 
 
@@ -53,8 +53,8 @@ class Settings:
         Raises:
             ValueError: an unknown setting, or one of the wrong type.
         """
-        given = {**results.settings(cls.notebook), **shown}
         known = [field.name for field in fields(cls)]
+        given = {**results.settings(cls.notebook, known), **shown}
         if unknown := [name for name in given if name not in known]:
             raise ValueError(f"{cls.notebook} has no setting {unknown[0]!r}: choose among {', '.join(known)}")
         return cls(**given)
