@@ -46,12 +46,13 @@ def test_float32_unit_rows_in_the_callers_order(embedder, mixed_items):
 
 
 def test_an_item_embeds_the_same_alone_and_in_any_batch(embedder, mixed_items):
-    embeddings = embedder.encode(mixed_items)
-    for index in range(0, len(mixed_items), 5):
-        np.testing.assert_allclose(embedder.encode([mixed_items[index]])[0], embeddings[index], atol=1e-5)
+    items = mixed_items[::3]
+    embeddings = embedder.encode(items)
+    for index in range(0, len(items), 3):
+        np.testing.assert_allclose(embedder.encode([items[index]])[0], embeddings[index], atol=1e-5)
     for budget in (1, 100, 100_000):
         other = Embedder(embedder.model, embedder.processor, "hierarchical", tokens_per_batch=budget)
-        np.testing.assert_allclose(other.encode(mixed_items), embeddings, atol=1e-5)
+        np.testing.assert_allclose(other.encode(items), embeddings, atol=1e-5)
 
 
 def test_a_common_beginning_changes_nothing(embedder, mixed_items, monkeypatch):

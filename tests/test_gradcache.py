@@ -156,42 +156,28 @@ def test_the_loss_is_never_in_half_precision():
 # --- two processes -------------------------------------------------------------------------------------------------
 
 
-def work(rank, address, folder, kind):
+KINDS = ("module", "function", "ddp")
+
+
+def work(rank, address, folder):
+    """What each process does: steps of one encoder in three forms, and a step of two towers."""
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    (q, t), net = batch(11, 14), Net()
-    ids = torch.arange(14) % 9
+    (q, t), ids = batch(11, 14), torch.arange(14) % 9
     mine = slice(0, 7) if rank == 0 else slice(7, 11)  # unequal shares, and unequal numbers of extra negatives
     extra = slice(11, 12) if rank == 0 else slice(12, 14)
-    encode = {"module": net, "function": lambda x: net(x), "ddp": None}[kind] or DistributedDataParallel(net)
-    cache = GradCache(encode, loss_fn, 3)
-    batch_of_mine = q[mine], torch.cat((t[mine], t[extra])), torch.cat((ids[mine], ids[extra]))
-    loss = cache.step(*batch_of_mine)
-    once = gradients(net).clone()
-    cache.step(*batch_of_mine)  # adds to what is there
-    np.savez(f"{folder}/{kind}{rank}.npz", loss=loss.numpy(), once=once.numpy(), twice=gradients(net).numpy())
-    dist.destroy_process_group()
-
-
-@pytest.mark.parametrize("kind", ["module", "function", "ddp"])
-def test_two_processes_equal_one(kind, tmp_path):
-    (q, t), net = batch(11, 14), Net()
-    expected = loss_fn(net(q), net(t), torch.arange(14) % 9)
-    expected.backward()
-    mp.spawn(work, (f"file://{tmp_path}/rendezvous", str(tmp_path), kind), nprocs=2)
-    for rank in range(2):
-        found = np.load(tmp_path / f"{kind}{rank}.npz")
-        assert found["loss"] == pytest.approx(expected.item(), abs=1e-12)
-        assert np.abs(found["once"] - gradients(net).numpy()).max() < 1e-9
-        assert np.abs(found["twice"] - 2 * gradients(net).numpy()).max() < 1e-9
-
-
-def two_towers(rank, address, folder):
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    for kind in KINDS:
+        net = Net()
+        encode = {"module": net, "function": lambda x, net=net: net(x)}.get(kind) or DistributedDataParallel(net)
+        cache = GradCache(encode, loss_fn, 3)
+        batch_of_mine = q[mine], torch.cat((t[mine], t[extra])), torch.cat((ids[mine], ids[extra]))
+        loss = cache.step(*batch_of_mine)
+        once = gradients(net).clone()
+        cache.step(*batch_of_mine)  # adds to what is there
+        np.savez(f"{folder}/{kind}{rank}.npz", loss=loss.numpy(), once=once.numpy(), twice=gradients(net).numpy())
     (q, t), left, right = batch(), Net(), Net()
-    mine = slice(0, 7) if rank == 0 else slice(7, 11)
     queries, targets = ([(tower, row) for row in x[mine]] for tower, x in ((left, q), (right, t)))
     GradCache(encode_rows, loss_fn, 2).step(queries, targets)
-    np.savez(f"{folder}/{rank}.npz", left=gradients(left).numpy(), right=gradients(right).numpy())
+    np.savez(f"{folder}/towers{rank}.npz", left=gradients(left).numpy(), right=gradients(right).numpy())
     dist.destroy_process_group()
 
 
@@ -199,11 +185,29 @@ def encode_rows(chunk):
     return chunk[0][0](torch.stack([row for _, row in chunk]))
 
 
-def test_a_function_of_two_towers(tmp_path):
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    mp.spawn(work, (f"file://{folder}/rendezvous", str(folder)), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_equal_one(two_processes, kind, rank):
+    (q, t), net = batch(11, 14), Net()
+    expected = loss_fn(net(q), net(t), torch.arange(14) % 9)
+    expected.backward()
+    found = np.load(two_processes / f"{kind}{rank}.npz")
+    assert found["loss"] == pytest.approx(expected.item(), abs=1e-12)
+    assert np.abs(found["once"] - gradients(net).numpy()).max() < 1e-9
+    assert np.abs(found["twice"] - 2 * gradients(net).numpy()).max() < 1e-9
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_function_of_two_towers(two_processes, rank):
     (q, t), left, right = batch(), Net(), Net()
     loss_fn(left(q), right(t)).backward()
-    mp.spawn(two_towers, (f"file://{tmp_path}/rendezvous", str(tmp_path)), nprocs=2)
-    for rank in range(2):
-        found = np.load(tmp_path / f"{rank}.npz")
-        assert np.abs(found["left"] - gradients(left).numpy()).max() < 1e-9
-        assert np.abs(found["right"] - gradients(right).numpy()).max() < 1e-9
+    found = np.load(two_processes / f"towers{rank}.npz")
+    assert np.abs(found["left"] - gradients(left).numpy()).max() < 1e-9
+    assert np.abs(found["right"] - gradients(right).numpy()).max() < 1e-9

@@ -21,21 +21,21 @@ from g2e_lib.backbone.teacher import save_teacher
 from g2e_lib.data.subsets import load_subsets
 from g2e_lib.embedder import Embedder
 from g2e_lib.glyphworld.sentences import PARAPHRASES, prepare_paraphrases
+from g2e_lib.gradcache import info_nce
 from g2e_lib.miners import Miner
 from g2e_lib.mining import mine_subset, save_clusters
 from g2e_lib.project.store import Store
 from g2e_lib.project.tracking import read_log
-from g2e_lib.train import Trainer, check_image_fits, cluster_batches, describe_similarities, train
+from g2e_lib.train import Trainer, check_image_fits, choose_loss, cluster_batches, describe_similarities, train
 from g2e_lib.train_config import TrainConfig, read_config, write_config
-from g2e_lib.unime import distillation_loss
+from g2e_lib.unime import choose_negatives, chosen_loss, distillation_loss
 
 SUBSETS = ("ObjectName", "CaptionT2I", "Crop")
 
 
-@pytest.fixture
-def config(small_build, tmp_path):
+def settings(small_build, folder):
     return TrainConfig(
-        folder=str(tmp_path / "run"),
+        folder=str(folder / "run"),
         data=str(small_build / "train"),
         subsets=SUBSETS,
         steps=4,
@@ -45,6 +45,18 @@ def config(small_build, tmp_path):
         lora_dropout=0.2,
         save_every=2,
     )
+
+
+@pytest.fixture
+def config(small_build, tmp_path):
+    return settings(small_build, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(small_build, tmp_path_factory):
+    """The settings of a finished run, which several tests look at, and its adapter."""
+    done = settings(small_build, tmp_path_factory.mktemp("finished"))
+    return done, train(done)
 
 
 @pytest.fixture
@@ -96,31 +108,30 @@ def test_learning_rate_warms_up_and_decays_to_zero(config):
 # --- runs ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("killed_before", [1, 3, 4])
-def test_a_killed_run_ends_with_the_same_weights(config, tmp_path, monkeypatch, killed_before):
-    expected = weights(train(config))
-    resumed = replace(config, folder=str(tmp_path / "again"))
-    step = Trainer.step
+def test_a_killed_run_ends_with_the_same_weights(finished, config, tmp_path, monkeypatch):
+    step, done = Trainer.step, []
 
     def dying_step(self, number, rows):
         if number + 1 == killed_before:
             raise KeyboardInterrupt
+        done.append(number + 1)
         return step(self, number, rows)
 
     monkeypatch.setattr(Trainer, "step", dying_step)
-    with pytest.raises(KeyboardInterrupt):
-        train(resumed)
-    monkeypatch.setattr(Trainer, "step", step)
-    assert_equal(weights(train(resumed)), expected)
-    log = read_log(tmp_path / "again")
+    for killed_before in (1, 3, 4):  # noqa: B007 (the step reads it)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    killed_before = None
+    assert_equal(weights(train(config)), weights(finished[1]))
+    assert done == [1, 2, 3, 3, 4]  # from the save after the second step, and no step more often than needed
+    log = read_log(tmp_path / "run")
     assert [record["step"] for record in log] == [1, 2, 3, 4]
-    assert {"loss", "gradient_norm", "hardest_negative_similarity", "pairs_per_second", "peak_memory_mib"} <= set(
-        log[0]
-    )
+    fields = {"loss", "gradient_norm", "hardest_negative_similarity", "pairs_per_second", "peak_memory_mib"}
+    assert fields <= set(log[0])
 
 
 def test_chunks_do_not_change_a_run_and_seeds_do(config, tmp_path):
-    config = replace(config, lora_dropout=0.0)
+    config = replace(config, lora_dropout=0.0, steps=2)
     one = weights(train(config))
     chunked = weights(train(replace(config, chunk_size=100, folder=str(tmp_path / "b"))))
     for name, value in one.items():
@@ -132,17 +143,23 @@ def test_chunks_do_not_change_a_run_and_seeds_do(config, tmp_path):
 def test_training_on_clusters_lowers_the_loss(config, clusters, tmp_path):
     losses = {}
     for name, breaks in (("clusters", False), ("broken", True)):
-        changes = {"steps": 12, "folder": str(tmp_path / name), "clusters": str(clusters), "breaks_clusters": breaks}
+        changes = {
+            "steps": 1 if breaks else 12,
+            "folder": str(tmp_path / name),
+            "clusters": str(clusters),
+            "breaks_clusters": breaks,
+        }
         train(replace(config, learning_rate=2e-3, lora_dropout=0.0, **changes))
         losses[name] = [record["loss"] for record in read_log(tmp_path / name)]
     assert np.mean(losses["clusters"][-3:]) < np.mean(losses["clusters"][:3])
-    assert losses["clusters"] != losses["broken"]
+    assert losses["clusters"][0] != losses["broken"][0]  # other pairs meet in a batch
 
 
 def test_places_and_memory_may_change_before_a_run_is_resumed(config, monkeypatch):
     def dying_step(*_):
         raise KeyboardInterrupt
 
+    config = replace(config, steps=1)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Trainer, "step", dying_step)
         train(config)
@@ -161,8 +178,8 @@ def test_weights_without_gradients_survive_a_resumption(config, tmp_path):
     assert list(again.optimizer.state) == [next(iter(again.weights.values()))]
 
 
-def test_a_finished_run_is_left_alone_and_another_is_refused(config):
-    adapter = train(config)
+def test_a_finished_run_is_left_alone_and_another_is_refused(finished):
+    config, adapter = finished
     changed = (adapter / "adapter_model.safetensors").stat().st_mtime_ns
     train(config)
     assert (adapter / "adapter_model.safetensors").stat().st_mtime_ns == changed
@@ -170,10 +187,10 @@ def test_a_finished_run_is_left_alone_and_another_is_refused(config):
         train(replace(config, learning_rate=0.5))
 
 
-def test_an_adapter_has_its_card_and_embeds(config, embedder):
-    adapter = train(config)
-    settings = json.loads((adapter / "adapter_config.json").read_text())
-    assert settings["base_model_name_or_path"] == "glyphworld-base"
+def test_an_adapter_has_its_card_and_embeds(finished, embedder):
+    config, adapter = finished
+    noted = json.loads((adapter / "adapter_config.json").read_text())
+    assert noted["base_model_name_or_path"] == "glyphworld-base"
     card = (adapter / "README.md").read_text()
     assert "base_model: glyphworld-base" in card
     assert "| steps x pairs | 4 x 6 |" in card
@@ -204,7 +221,9 @@ def launch(path, processes):
 
 
 def test_two_processes_equal_one(config, clusters, tmp_path):
-    config = replace(config, lora_dropout=0.0, clusters=str(clusters), pairs_per_step=7)  # shares of 3 and 4 pairs
+    config = replace(
+        config, lora_dropout=0.0, clusters=str(clusters), pairs_per_step=7, steps=2
+    )  # shares of 3 and 4 pairs
     expected = weights(train(config))
     settings = asdict(replace(config, folder=str(tmp_path / "two"))) | {"subsets": list(SUBSETS)}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
@@ -265,9 +284,9 @@ def test_the_loss_of_stage_1_is_that_of_the_whole_batch(distillation):
     assert trainer.step(0, [(0, row) for row in range(6)])["loss"] == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_run_goes_on_from_another_ones_adapter(config, tmp_path):
-    first = train(config)
-    config = replace(config, folder=str(tmp_path / "second"), start=str(first), negatives="hard", num_negatives=2)
+def test_a_run_goes_on_from_another_ones_adapter(finished, config, tmp_path):
+    _, first = finished
+    config = replace(config, folder=str(tmp_path / "second"), start=str(first), steps=1)
     trainer = Trainer(config, Accelerator(cpu=True))
     started = Embedder.from_pretrained("glyphworld-base", adapter=first, device="cpu", dtype="float32")
     found, expected = (one.encode(["a red sun", "what?"]) for one in (trainer.embedder, started))
@@ -282,15 +301,37 @@ def test_a_run_goes_on_from_another_ones_adapter(config, tmp_path):
         train(replace(config, start=str(tmp_path / "nothing")))
 
 
-def test_chosen_negatives_differ_in_what_they_are(config, tmp_path):
-    records = {}
+def test_chosen_negatives_differ_in_what_they_are(config):
+    some = replace(config, num_negatives=2, margin=2.0, learning_rate=0.0, lora_dropout=0.0)
+    trainer, records = Trainer(some, Accelerator(cpu=True)), {}
+    rows = next(cluster_batches(trainer.clusters, 20, seed=0))
     for order in ("hard", "random", "easy"):
-        some = replace(config, folder=str(tmp_path / order), negatives=order, num_negatives=2, margin=2.0, steps=1)
-        train(replace(some, pairs_per_step=20, lora_dropout=0.0))
-        (records[order],) = read_log(tmp_path / order)
+        trainer.loss = choose_loss(replace(some, negatives=order), None)
+        records[order] = trainer.step(0, rows)
     for field in ("negative_similarity", "loss"):
         assert records["hard"][field] > records["random"][field] > records["easy"][field], field
     assert records["hard"]["hardest_negative_similarity"] > records["easy"]["hardest_negative_similarity"]
+
+
+def test_a_run_has_one_of_three_losses(config):
+    config, generator = replace(config, num_negatives=2, margin=2.0), torch.Generator().manual_seed(0)
+    queries, targets, taught = (
+        torch.nn.functional.normalize(torch.randn(4, *shape, generator=generator), dim=-1)
+        for shape in ((6,), (6,), (2, 5))
+    )
+    targets[2] = targets[0]
+    ids = torch.tensor([0, 1, 0, 3])
+    loss, is_negative = choose_loss(config, None)(queries, targets, ids, 0)
+    assert loss == info_nce(queries, targets, ids, config.temperature)
+    assert (is_negative == (ids[:, None] != ids)).all()
+    assert choose_loss(replace(config, masks_duplicates=False), None)(queries, targets, ids, 0)[0] > loss
+    loss, is_negative = choose_loss(replace(config, negatives="hard"), None)(queries, targets, ids, 0)
+    assert (is_negative == choose_negatives(queries @ targets.T, ids, 2.0, 2)).all()
+    assert loss == chosen_loss(queries, targets, is_negative, config.temperature)
+    rows = torch.tensor([3, 0, 1, 2])  # with a teacher
+    loss, _ = choose_loss(replace(config, teacher="a"), taught)(queries, targets, rows, 0)
+    sentences, expected = torch.cat((queries, targets)), torch.cat((taught[rows, 0], taught[rows, 1]))
+    assert loss == distillation_loss(sentences, expected, config.temperature)
 
 
 def test_similarities_by_hand():

@@ -50,10 +50,10 @@ def work(settings, folder, start):
 def runs(small_build, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharding")
     common = TrainConfig(
-        folder="", data=str(small_build / "train"), subsets=("ObjectName", "CaptionT2I"), steps=2, pairs_per_step=12,
-        chunk_size=4, warmup_steps=0, lora_rank=4,
+        folder="", data=str(small_build / "train"), subsets=("ObjectName", "CaptionT2I"), steps=2, pairs_per_step=4,
+        chunk_size=2, warmup_steps=0, lora_rank=4, report_to="none", limit=12,
     )  # fmt: skip
-    start = training.train(replace(common, folder=str(folder / "start"), use_dora=True, steps=1, pairs_per_step=4))
+    start = training.train(replace(common, folder=str(folder / "start"), use_dora=True, steps=1))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
