@@ -26,7 +26,7 @@ from g2e_lib.report.text import to_html
 
 TEMPLATES = Environment(loader=FileSystemLoader(PACKAGE / "report" / "templates"), autoescape=True)
 MANY = 12  # a table of more rows is folded
-LETTER = 12  # points, of formulas
+LETTER = 120  # points, of formulas: large, since the sides of a picture are whole points and what sticks out is cut
 
 # Title and metrics of each notebook's section, in the order of the page.
 SECTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -185,7 +185,7 @@ def with_formulas(markdown: str) -> str:
 def formula_html(formula: str) -> str:
     """A formula as a picture that stands on the line of its text; one that cannot be drawn, as its source."""
     buffer, source = BytesIO(), " ".join(formula.replace(r"\tfrac", r"\frac").replace(r"\lVert", r"\|").split())
-    source = source.replace(r"\rVert", r"\|")
+    source = re.sub(r"\\([lg]e)\b", r"\\\1q", source.replace(r"\rVert", r"\|"))
     try:
         with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "g2e_lib", "mathtext.fontset": "cm"}):
             depth = math_to_image(f"${source}$", buffer, FontProperties(size=LETTER), dpi=72, format="svg")
