@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from types import ModuleType
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _AUTO_PROCESSOR_MODULE = "transformers.models.auto.processing_auto"
 
