@@ -117,8 +117,7 @@ class Embedder(InputReader):
         return Embedder(self.model, self.processor, prompt, **{name: getattr(self, name) for name in names})
 
     def key(self, role: Role) -> dict[str, Any]:
-        """Everything that determines an embedding, for cache keys; of a prompt what it says to this role, not its name.
-        """
+        """What determines an embedding, for cache keys; a prompt enters by what it says to this role, not by name."""
         return {
             "checkpoint": self.identity,
             "system": self.prompt.system,
@@ -338,8 +337,7 @@ class Encoder(nn.Module):
         return [{"image_grid_thw": grids[i : i + 1], name: part} for i, part in enumerate(parts.split(sizes.tolist()))]
 
     def forward(self, chunk: Sequence[Prepared]) -> Tensor:
-        """Embed a chunk: (n, D) float32, unit rows, with a graph; inputs of similar length run together, to pad less.
-        """
+        """Embed a chunk: (n, D) float32, unit rows, with a graph; inputs of like length run together, to pad less."""
         tokens, shown = zip(*(part for item in chunk for part in item), strict=True)
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i].ids), reverse=True)
         groups = self.embedder.run(

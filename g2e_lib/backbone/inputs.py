@@ -93,10 +93,7 @@ def join_images(images: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 class InputReader:
     """Turns inputs into tensors.
 
-    Args:
-        processor: tokenizer and image processor.
-        images: how images are shown, a name in images.IMAGE_RULES or an ImageRule.
-        max_length: most tokens of an input; longer texts are cut at their end (never the prompt or an image).
+    `max_length` is the most tokens of an input: longer texts are cut at their end (never the prompt or an image).
     """
 
     def __init__(self, processor: G2EProcessor, images: str | ImageRule, max_length: int) -> None:

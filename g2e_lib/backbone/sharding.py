@@ -19,10 +19,6 @@ def wants_sharding(accelerator: Accelerator, pairs_per_step: int) -> bool:
 
     Asks for accelerate's variable and not for its DistributedType.FSDP, which it knows on accelerators only.
 
-    Args:
-        accelerator: of this process.
-        pairs_per_step: over all processes.
-
     Raises:
         ValueError: the processes would not have equally many pairs, and wait for each other without end.
     """
@@ -43,10 +39,8 @@ def wants_sharding(accelerator: Accelerator, pairs_per_step: int) -> bool:
 def shard_frozen_layers(model: Qwen2VLForConditionalGeneration) -> None:
     """Leave this process its part of the frozen weights of the language model's layers, in place.
 
-    From here on all processes must run the language model equally often, forward and backward.
-
-    Args:
-        model: with its adapter, whose weights have the same values on every process.
+    From here on all processes must run the language model equally often, forward and backward. The model comes with
+    its adapter, whose weights have the same values on every process.
     """
     language_model = model.model.language_model
     mesh = init_device_mesh(model.device.type, (distributed.get_world_size(),))

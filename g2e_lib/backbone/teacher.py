@@ -21,11 +21,7 @@ TEACHER_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
 
 
 def teacher_folder(id_or_path: str | Path) -> Path:
-    """The local folder of a sentence-transformers model, downloaded from the hub if it is an id.
-
-    Raises:
-        ValueError: neither such a folder nor a repository that can be reached.
-    """
+    """The local folder of a sentence-transformers model, from the hub if it is an id; ValueError if it is neither."""
     folder = Path(id_or_path)
     if not folder.is_dir():
         folder = hub_folder(
@@ -62,7 +58,7 @@ def save_teacher(path: Path, teacher: str | Path, subsets: Sequence[Subset], sto
 
     Args:
         path: a safetensors file; it names the teacher and the data it was made from by checksum.
-        teacher: id or folder of a sentence-transformers model.
+        teacher: id or folder of a sentence-transformers model, which runs on `device`.
         subsets: pairs of sentences.
         store: keeps the embeddings for another file.
         device: where the teacher runs.

@@ -41,15 +41,11 @@ def _recorded_weights(embedder: Embedder) -> Iterator[list[Tensor]]:
 
 
 def part_of_tokens(embedder: Embedder, ids: Sequence[int]) -> np.ndarray:
-    """The part of the chat each token belongs to.
-
-    Args:
-        embedder: with the prompt that made the tokens.
-        ids: (L,) token ids of one whole chat.
+    """The part of the chat, under the embedder's prompt, that each of its (L,) token ids belongs to.
 
     Returns:
-        (L,) int, index into PARTS: the system turn, visual tokens, the rest of the user's turn (an item's own text
-        and the prompt's line), and the assistant's header.
+        (L,) int, index into PARTS: the system turn, visual tokens, the rest of the user's turn (an item's own text and
+        the prompt's line), and the assistant's header.
     """
     tokenizer, ids = embedder.processor.tokenizer, np.asarray(ids)
     turns = np.cumsum(ids == tokenizer.convert_tokens_to_ids(TURN_START))
@@ -64,11 +60,6 @@ def part_of_tokens(embedder: Embedder, ids: Sequence[int]) -> np.ndarray:
 @torch.inference_mode()
 def attention_shares(embedder: Embedder, items: Sequence[Embeddable], role: Role = "query") -> np.ndarray:
     """How the pooled token's attention divides over the parts of the chat.
-
-    Args:
-        embedder: model and prompt.
-        items: as in Embedder.encode, each embedded in one pass.
-        role: whose lines of the prompt to use.
 
     Returns:
         (N, layers, len(PARTS)) float64, means over heads; the parts of an item's layer sum to 1.

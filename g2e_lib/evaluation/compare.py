@@ -40,8 +40,8 @@ def compare(
         against_all: compare earlier methods with the baselines too.
 
     Returns:
-        `methods`: by name estimates in percent in `groups` and `datasets`, and `right`, for each dataset one string
-        a seed; `differences`: by baseline and method estimates by group, in points.
+        `methods`: by name estimates in percent in `groups` and `datasets`, and `right`, for each dataset one string a
+            seed; `differences`: by baseline and method estimates by group, in points.
     """
     shares = {name: answers(some) for name, some in records.items()}
     methods: dict[str, Any] = {}

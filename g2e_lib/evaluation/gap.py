@@ -12,11 +12,7 @@ from g2e_lib.project.store import Store
 
 
 def image_text_pairs(rows: Sequence[EvalRow], count: int) -> list[tuple[Item, Item]]:
-    """Images and their captions, both bare, from the first rows of an image-to-text dataset.
-
-    Raises:
-        ValueError: a row has no query image, or a right candidate that is not text alone.
-    """
+    """Images and bare captions from an image-to-text dataset's first rows; ValueError where it is none."""
     pairs = [(Item("", row.query.image), row.candidates[0]) for row in rows[:count]]
     if any(image.image is None or caption.image is not None for image, caption in pairs):
         raise ValueError("these rows are not image-to-text: choose a dataset such as CaptionI2T or MSCOCO_i2t")
@@ -44,12 +40,7 @@ def modality_panels(
 
 
 def modality_gap(image_embeddings: np.ndarray, text_embeddings: np.ndarray, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """How far images and texts lie apart, with a bootstrap over the pairs.
-
-    Args:
-        image_embeddings: (N, D) float32, unit rows.
-        text_embeddings: (N, D) float32, unit rows; row i describes image i.
-        seed: of the bootstrap.
+    """How far images and their texts, (N, D) float32 unit rows, lie apart, with a bootstrap over the pairs.
 
     Returns:
         Estimates, not in percent: `centroid_distance`, the Euclidean distance of the two means, and `paired_cosine`,
@@ -70,11 +61,7 @@ def modality_gap(image_embeddings: np.ndarray, text_embeddings: np.ndarray, seed
 
 
 def project(embeddings: np.ndarray) -> np.ndarray:
-    """The first two principal components: (N, 2) float32, signs fixed so that a rerun draws the same picture.
-
-    Args:
-        embeddings: (N, D) float32.
-    """
+    """The first two principal components: (N, 2) float32, signs fixed so that a rerun draws the same picture."""
     centred = embeddings - embeddings.mean(0)
     _, _, components = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
     components = components[:2] * np.sign(components[:2][np.arange(2), np.abs(components[:2]).argmax(1)])[:, None]

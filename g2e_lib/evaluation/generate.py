@@ -39,14 +39,7 @@ def prompt_tokens(embedder: Embedder, item: Embeddable, role: Role = "query") ->
 
 @torch.inference_mode()
 def reply(embedder: Embedder, item: Embeddable, role: Role = "query", max_new_tokens: int = 80) -> str:
-    """What the model answers to an item under the embedder's prompt, by greedy decoding.
-
-    Args:
-        embedder: model and prompt.
-        item: one item, as in Embedder.encode.
-        role: whose lines of the prompt to use.
-        max_new_tokens: the answer is cut there.
-    """
+    """What the model answers to an item under the embedder's prompt, by greedy decoding."""
     text, source = as_item(item)
     images = [open_image(source)] if source is not None else None
     chat = render(embedder.prompt, role, text, images is not None)
@@ -67,19 +60,12 @@ def next_word_probabilities(embedder: Embedder, items: Sequence[Embeddable], rol
 def compare_next_words(
     embedder: Embedder, prompts: Sequence[str], pairs: Sequence[tuple[Item, Item]], store: Store, top_k: int = 5
 ) -> list[dict[str, Any]]:
-    """What the model would say next after an image and after its caption, under each prompt.
+    """The `top_k` words the model would say next after an image and after its caption, under each prompt (not its own).
 
     The embedding is the state those words are read from, so where the words agree, the embeddings can.
 
-    Args:
-        embedder: the model; its own prompt is not used.
-        prompts: names.
-        pairs: (image, caption); the first one is the example whose words are shown.
-        store: keeps the records.
-        top_k: how many words.
-
     Returns:
-        One record a prompt: `image` and `text` with [word, probability] of the example, and `overlap`, the
+        One record a prompt: `image` and `text` with [word, probability] of the first pair, and `overlap`, the
         probability mass both distributions share (sum of the smaller ones), in percent over all pairs.
     """
     digests = item_digests(item for pair in pairs for item in pair)

@@ -53,11 +53,9 @@ class Judge(Protocol):
 class AnnotatedJudge:
     """Tells whether a target is annotated as a right answer to a query anywhere in a training subset.
 
-    Real data record one answer a row, so a target counts as right for a query if some row pairs the two: labels and
-    answers that repeat, and images with several captions, are seen; right answers that nobody wrote down are not.
-
-    Args:
-        subset: the pairs; items are the same if their content is, whatever the files are called.
+    Real data record one answer a row, so a target counts as right for a query if some row pairs the two, by content:
+    labels and answers that repeat, and images with several captions, are seen; right answers that nobody wrote down
+    are not.
     """
 
     def __init__(self, subset: Subset) -> None:
@@ -150,21 +148,15 @@ def compare_miners(
     miners: Sequence[Miner],
     store: Store,
 ) -> dict[str, Any]:
-    """Mine all subsets with every miner, and judge the negatives.
+    """Mine all subsets with every miner, `saha` among them, and judge the negatives.
 
-    Args:
-        embedder: with its prompt.
-        subsets: training subsets.
-        facts: `meta_task` of each.
-        judges: of each.
-        miners: `saha` among them; the others are compared with it.
-        store: keeps embeddings, clusters and judgements.
+    `facts` has `meta_task` of each subset, and `judges` who judges it.
 
     Returns:
         `groups`: names of subsets by group; `miners`: for each method statistics, estimates by subset and by group;
-        `differences`: by rival and group, how many points fewer false negatives SaHa has over whole clusters;
-        `clusters`: SaHa's, by subset; `similarities`: `edges` of bins and, by method, what count_similarities
-        returns, over all subsets.
+            `differences`: by rival and group, how many points fewer false negatives SaHa has over whole clusters;
+            `clusters`: SaHa's, by subset; `similarities`: `edges` of bins and, by method, what count_similarities
+            returns, over all subsets.
 
     Raises:
         ValueError: `saha` is not among the miners, or finds no cluster in a subset.
@@ -301,9 +293,9 @@ def judge_filter(
 
     Returns:
         `rates`: by margin the share of chosen negatives that are right answers, in percent, with an interval over
-        queries; `differences`: rates against the last margin, in points; `dropped`: by margin the share of the
-        batch's right answers that the filter takes away, empty where the batches have none. Right answers identical
-        to the positive are never chosen and not counted.
+            queries; `differences`: rates against the last margin, in points; `dropped`: by margin the share of the
+            batch's right answers that the filter takes away, empty where the batches have none. Right answers
+            identical to the positive are never chosen and not counted.
     """
     ids = number_targets(subsets)
     rows = [(i, row) for i, subset in enumerate(subsets) for row in range(len(subset.pairs))]

@@ -24,17 +24,12 @@ Sets = Mapping[str, Mapping[str, Sequence[CrepeRow]]]  # "sugarcrepe" and "sugar
 def score_rows(
     image_embeddings: np.ndarray, caption_embeddings: np.ndarray, negative_embeddings: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Tell for each row whether it is right.
-
-    Args:
-        image_embeddings: (N, D) float32, unit rows.
-        caption_embeddings: (N, C, D) float32, unit rows; C true captions, 1 or 2.
-        negative_embeddings: (N, D) float32, unit rows.
+    """Tell for each row whether it is right, from (N, D) and, of C = 1 or 2 true captions, (N, C, D) float32 unit rows.
 
     Returns:
         `image`: (N,) bool, every true caption beats the negative against the image; `margin`: (N,) float32, by how
-        much; with two captions also `text`: (N,) bool, the captions are closer to each other than either is to the
-        negative.
+            much; with two captions also `text`: (N,) bool, the captions are closer to each other than either is to the
+            negative.
     """
     positive = np.einsum("ncd,nd->nc", caption_embeddings, image_embeddings)
     negative = np.einsum("nd,nd->n", negative_embeddings, image_embeddings)
@@ -51,11 +46,7 @@ def evaluate_sugarcrepe(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Score an embedder: for each subset what score_rows returns; what several rows share is encoded once.
 
-    Args:
-        embedder: with its prompt.
-        subsets: rows by name, all with their images (see with_images), none of them empty.
-        store: keeps embeddings.
-        show_progress: draw progress bars.
+    All rows come with their images (see with_images), and no subset is empty.
     """
     texts, text_rows = unique(
         CAPTION_PREFIX + text for rows in subsets.values() for row in rows for text in (*row.captions, row.negative)
@@ -87,19 +78,14 @@ def group_subsets(names: Iterable[str]) -> dict[str, list[str]]:
 def compare_models(
     embedders: Mapping[str, Callable[[], Embedder]], sets: Sets, baselines: Sequence[str], store: Store, seed: int = 0
 ) -> tuple[dict[str, Any], dict[str, dict[str, dict]]]:
-    """Score several embedders on both sets, and compare them row by row.
+    """Score several embedders, made one after the other, on both sets, and compare them row by row.
 
-    Args:
-        embedders: by method, made one after the other.
-        sets: rows by name of the set and subset, all with their images.
-        baselines: methods that all later ones are compared with.
-        store: keeps embeddings.
-        seed: of the bootstrap.
+    All later methods are compared with each of the `baselines`; all rows come with their images.
 
     Returns:
         `sets`: set -> kind ("image", "text") -> method -> `subsets` and `groups`, estimates in percent, and `right`;
-        `differences`: set -> kind -> baseline -> method -> group, in points; and besides, by set and method what
-        evaluate_sugarcrepe returns.
+            `differences`: set -> kind -> baseline -> method -> group, in points; and besides, by set and method what
+            evaluate_sugarcrepe returns.
     """
     scores: dict[str, dict[str, dict]] = {name: {} for name in sets}
     for method, make in embedders.items():
@@ -124,11 +110,7 @@ def compare_models(
 def worst_rows(
     scores: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], subsets: Mapping[str, Sequence[CrepeRow]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """For each method and group the row it gets most wrong: what the gallery shows.
-
-    Args:
-        scores: by method, of SugarCrepe.
-        subsets: its rows.
+    """For each method and group the row it gets most wrong, from SugarCrepe's scores: what the gallery shows.
 
     Returns:
         By method records of `group`, `subset`, `row`, `image` (a path), `caption`, `negative`, `margin` (cosine of the
@@ -152,11 +134,7 @@ def worst_rows(
 
 
 def save_gallery(found: Mapping[str, Sequence[dict[str, Any]]], results: Path) -> dict[str, list[dict[str, Any]]]:
-    """Keep small copies of the pictures of `worst_rows` in a run's folder, so that they can be drawn without the data.
-
-    Returns:
-        The same records, `image` being a path relative to the folder.
-    """
+    """The records of `worst_rows` with small copies of their pictures: `image` becomes a path relative to `results`."""
     return {
         method: [{**record, "image": save_picture(record["image"], results)} for record in records]
         for method, records in found.items()

@@ -1,8 +1,7 @@
 """SugarCrepe-mini and SugarCrepe++-mini: GlyphWorld's own rows in the published files' formats.
 
-A caption is true of its picture, a second one says the same in other words, and the negative is as fluent and false;
-all three are decided by the scene and checked as they are made. Negatives are worded like captions, so that nothing
-but the picture (or the other caption) tells them apart.
+A caption is true of its picture, a second one says the same in other words, and the negative, worded alike, is false:
+all decided by the scene and checked, so that nothing but the picture (or the other caption) tells them apart.
 """
 
 import random
@@ -149,7 +148,7 @@ def build_crepe(root: Path, rows: int = 300, split: Split = "test") -> None:
 
 
 def prepare_crepe(cache: Path, rows: int = 300, split: Split = "test") -> Path:
-    """The folder of a build, made if it is not there; half-written builds are never seen."""
+    """The folder of a build, made if it is not there."""
     root = build_folder(cache, "sugarcrepe-mini", "glyphworld.crepe", VERSION, rows, split)
     return build_once(root, lambda partial: build_crepe(partial, rows, split))
 

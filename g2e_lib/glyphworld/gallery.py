@@ -1,7 +1,4 @@
-"""Pictures of the embedded world for people: what it contains, how it is described, what the benchmark asks.
-
-Each function gives tiles (see pictures) whose `image` is a picture; `save_gallery` writes them to the results.
-"""
+"""Pictures of the embedded world for people: tiles (see pictures) whose `image` is a picture or, once saved, a file."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -89,8 +86,7 @@ def save_gallery(
 ) -> dict[str, list[dict[str, Any]]]:
     """Write the pictures of the first row of the named datasets and, if `has_world`, of GlyphWorld into the results.
 
-    Returns:
-        Tiles of `rows` and, of GlyphWorld, `objects`, `scenes` and `looks`, their pictures named by file.
+    Returns tiles of `rows` and, of GlyphWorld, `objects`, `scenes` and `looks`, their pictures named by file.
     """
     tiles = {"rows": row_tiles(datasets, names)}
     if has_world:

@@ -64,8 +64,7 @@ def captioned_scenes(style: str, count: int, split: Split) -> list[tuple[Scene, 
 def prepare_retrieval(cache: Path, count: int = 300, split: Split = "test") -> dict[str, list[EvalRow]]:
     """Retrieval among `count` pictures and their captions, both ways, for every style of caption.
 
-    Returns:
-        Rows by name: `short_i2t`, `short_t2i`, `long_i2t`, `long_t2i`; their pictures lie below `cache`.
+    Returns rows by name: `short_i2t`, `short_t2i`, `long_i2t`, `long_t2i`; their pictures lie below `cache`.
     """
     made = {style: [(Picture(s), t) for s, t in captioned_scenes(style, count, split)] for style in CAPTIONS}
     folder = build_folder(cache, "retrieval-mini", "glyphworld.sentences", VERSION, count, split)

@@ -1,7 +1,6 @@
 """A text teacher for the embedded world: a small bidirectional encoder, trained on paraphrases of training scenes.
 
-It is an ordinary sentence-transformers model, so that UniME's first stage treats it as any other teacher. It reads
-words in both directions and has never seen a picture.
+To UniME's first stage it is a sentence-transformers model like any other; it has never seen a picture.
 """
 
 from collections.abc import Sequence
@@ -29,23 +28,14 @@ MAX_LENGTH = 128  # tokens; long captions have about 90
 
 @dataclass(frozen=True)
 class TeacherSize:
-    """How large a teacher is and how long it is trained.
+    """How large a teacher is and how long it is trained."""
 
-    Attributes:
-        pairs: paraphrases of training scenes; one epoch.
-        batch: pairs in a batch, each with all others' sentences as negatives.
-        hidden: size of the states, and of the embedding.
-        layers: of the encoder.
-        learning_rate: peak; linear warm-up over a tenth of the steps, linear decay.
-        seed: of weights and order.
-    """
-
-    pairs: int = 8192
-    batch: int = 128
-    hidden: int = 128
-    layers: int = 3
-    learning_rate: float = 2e-3
-    seed: int = 0
+    pairs: int = 8192  # paraphrases of training scenes; one epoch
+    batch: int = 128  # pairs, each with all others' sentences as negatives
+    hidden: int = 128  # size of the states, and of the embedding
+    layers: int = 3  # of the encoder
+    learning_rate: float = 2e-3  # peak; linear warm-up over a tenth of the steps, linear decay
+    seed: int = 0  # of weights and order
 
 
 def train_teacher(folder: Path, size: TeacherSize) -> None:

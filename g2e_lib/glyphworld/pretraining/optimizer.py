@@ -84,8 +84,7 @@ WORDS_RATE = 0.1
 class Optimizer:
     """Muon on the hidden weight matrices, AdamW on everything else, as one.
 
-    Muon needs about half the samples of AdamW here; embeddings, norms, biases and the patch convolution are outside
-    its theory and stay with AdamW.
+    Muon needs half the samples here; embeddings, norms, biases and the patch convolution are outside its theory.
     """
 
     def __init__(self, parameters: dict[str, nn.Parameter], weight_decay: float) -> None:

@@ -62,14 +62,9 @@ def train_step(model: PreTrainedModel, processor: G2EProcessor, recipe: Recipe, 
 
 
 def pretrain(recipe: Recipe, folder: Path) -> Path:
-    """Train a base model and save it as a Hugging Face directory; a second call resumes a killed one.
+    """Train a base model into `folder`/model, a Hugging Face directory (bfloat16) whose path is returned.
 
-    Args:
-        recipe: the settings.
-        folder: receives `model/` (bf16), `log.jsonl` (loss and seconds), and the state to resume from.
-
-    Returns:
-        The folder of the model.
+    `folder` also gets `log.jsonl` (loss and seconds), and the state from which a second call resumes a killed one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     processor = build_processor(build_tokenizer(tokenizer_texts(recipe.seed)))
@@ -162,11 +157,7 @@ def write_training_record(folder: Path, recipe: Recipe) -> None:
 
 
 def read_training_record(folder: str | Path) -> tuple[dict, list[dict]]:
-    """The facts and the log of a base model's training.
-
-    Raises:
-        ValueError: the checkpoint has none.
-    """
+    """The facts and the log of a base model's training; ValueError where the checkpoint has none."""
     path = Path(folder) / TRAINING_RECORD
     if not path.is_file():
         raise ValueError(f"{folder} has no {TRAINING_RECORD}: it is not a GlyphWorld base model, use glyphworld-base")

@@ -1,7 +1,7 @@
 """How pre-training asks for one word, and the lines it puts around an item.
 
-Neither the papers' prompts nor the benchmark's instructions occur word for word; the model meets paraphrases of them,
-so that a prompt is an instruction it has to understand, not a string it has seen.
+The papers' prompts and the benchmark's instructions never occur word for word, only paraphrases of them, so that a
+prompt is an instruction to be understood, not a string once seen.
 """
 
 import random

@@ -26,9 +26,8 @@ SIZES = [len(names) for names in CLASSES]
 class CellHead(nn.Module):
     """Names what is in a cell from its visual token: object (or none), colour (or none), background and place.
 
-    Classes are scored against the language model's own embeddings of their words, which do not change here, so a token
-    points to the words that describe its cell: the language model, which begins with those embeddings, can then look
-    for a word in a picture as it does in a text.
+    Classes are scored against the language model's own, fixed embeddings of their words, so a token points to the
+    words that describe its cell, and the language model can look for a word in a picture as it does in a text.
     """
 
     sharpness = 16.0

@@ -1,7 +1,4 @@
-"""The English of GlyphWorld: captions, questions with their answers, and edits, each derived from a scene.
-
-Everything is lower case, as in most captioning data after cleaning; only instructions use capitals.
-"""
+"""English about scenes, in lower case: captions, questions with their answers, and edits."""
 
 import random
 from collections.abc import Callable, Sequence
