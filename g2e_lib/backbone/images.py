@@ -76,13 +76,8 @@ def default_threads(device: str) -> int:
 class Prefetch:
     """Prepares things in threads a little ahead of their use, and keeps each until it has been used.
 
-    A context manager; what is not yet begun at its end is not prepared.
-
-    Args:
-        prepare: makes one thing from its key.
-        keys: all keys, in order of use.
-        threads: at work at the same time; 0 prepares everything when it is asked for.
-        ahead: things prepared beyond those asked for; bounds memory.
+    A context manager; what is not yet begun at its end is not prepared. Keys come in order of use; 0 threads prepare a
+    thing when it is asked for; `ahead` more than were asked for are prepared. `get` raises what `prepare` did.
     """
 
     def __init__(

@@ -57,15 +57,10 @@ AttentionInterface.register(PACKED_ATTENTION, packed_attention_forward)
 
 
 def encode_images(visual: nn.Module, pixel_values: Tensor, image_grid_thw: Tensor) -> Tensor:
-    """Run a Qwen2-VL vision tower, with packed attention or transformers' own, on a batch of images.
+    """Run a Qwen2-VL vision tower, its attention packed or not, on images: (visual tokens, D), in their order.
 
-    Args:
-        visual: the tower.
-        pixel_values: (patches, patch dimension) float, all images one after the other.
-        image_grid_thw: (images, 3) int64, frames, rows and columns of patches.
-
-    Returns:
-        (visual tokens, D), in the order of the images.
+    `pixel_values` are (patches, patch dimension) float, all images one after the other; `image_grid_thw` (images, 3)
+    int64, frames, rows and columns of patches.
     """
     packing = {}
     if visual.config._attn_implementation == PACKED_ATTENTION:

@@ -17,10 +17,8 @@ from transformers import Qwen2VLForConditionalGeneration
 def wants_sharding(accelerator: Accelerator, pairs_per_step: int) -> bool:
     """Whether accelerate was told to shard, and there is a second process to share with.
 
-    Asks for accelerate's variable and not for its DistributedType.FSDP, which it knows on accelerators only.
-
-    Raises:
-        ValueError: the processes would not have equally many pairs, and wait for each other without end.
+    Asks for accelerate's variable, as its DistributedType.FSDP is known on accelerators only. ValueError where
+    processes would not have equally many pairs, and wait for each other without end.
     """
     processes = accelerator.num_processes
     if processes == 1 or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":

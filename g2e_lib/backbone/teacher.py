@@ -54,14 +54,10 @@ def embed_sentences(
 
 
 def save_teacher(path: Path, teacher: str | Path, subsets: Sequence[Subset], store: Store, device: str = "cpu") -> None:
-    """Embed both sentences of all pairs and write them where `TrainConfig.teacher` finds them.
+    """Embed both sentences of all pairs into a safetensors file, where `TrainConfig.teacher` finds them.
 
-    Args:
-        path: a safetensors file; it names the teacher and the data it was made from by checksum.
-        teacher: id or folder of a sentence-transformers model, which runs on `device`.
-        subsets: pairs of sentences.
-        store: keeps the embeddings for another file.
-        device: where the teacher runs.
+    The file names by checksum the teacher, an id or folder of a sentence-transformers model that runs on `device`, and
+    the data; the store keeps the embeddings for another file.
 
     Raises:
         ValueError: a pair has an image, or there is no such teacher.

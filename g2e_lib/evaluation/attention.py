@@ -41,11 +41,10 @@ def _recorded_weights(embedder: Embedder) -> Iterator[list[Tensor]]:
 
 
 def part_of_tokens(embedder: Embedder, ids: Sequence[int]) -> np.ndarray:
-    """The part of the chat, under the embedder's prompt, that each of its (L,) token ids belongs to.
+    """The part of the chat that each of (L,) token ids belongs to: (L,) int, index into PARTS.
 
-    Returns:
-        (L,) int, index into PARTS: the system turn, visual tokens, the rest of the user's turn (an item's own text and
-        the prompt's line), and the assistant's header.
+    These are the system turn, visual tokens, the rest of the user's turn (an item's own text and the prompt's line),
+    and the assistant's header.
     """
     tokenizer, ids = embedder.processor.tokenizer, np.asarray(ids)
     turns = np.cumsum(ids == tokenizer.convert_tokens_to_ids(TURN_START))
@@ -59,13 +58,9 @@ def part_of_tokens(embedder: Embedder, ids: Sequence[int]) -> np.ndarray:
 
 @torch.inference_mode()
 def attention_shares(embedder: Embedder, items: Sequence[Embeddable], role: Role = "query") -> np.ndarray:
-    """How the pooled token's attention divides over the parts of the chat.
+    """How the pooled token's attention divides over the chat's parts; ValueError for an item embedded in two passes.
 
-    Returns:
-        (N, layers, len(PARTS)) float64, means over heads; the parts of an item's layer sum to 1.
-
-    Raises:
-        ValueError: an item is embedded in two parts.
+    Returns (N, layers, len(PARTS)) float64, means over heads; the parts of an item's layer sum to 1.
     """
     inputs, _ = embedder.inputs(items, role)
     if len(inputs) != len(items):
@@ -88,8 +83,7 @@ def compare_attention(
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Attention shares of images and of captions under several prompts (not the embedder's own).
 
-    Returns:
-        By prompt and kind ("image" or "caption") one record a layer, with an estimate in percent for each part.
+    Returns by prompt and kind ("image" or "caption") one record a layer, with an estimate in percent for each part.
     """
     digests = item_digests(item for pair in pairs for item in pair)
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}

@@ -29,10 +29,10 @@ def compare(
     by_seed: str = "",
     against_all: bool = False,
 ) -> dict[str, Any]:
-    """Compare methods query by query.
+    """Compare methods, for each one record a seed, query by query.
 
     Args:
-        records: for each method one record a seed.
+        records: by method.
         groups: for each average the datasets that enter, such as `statistics.group_names` gives.
         baselines: methods that all later ones are compared with; those that are not among `records` are left out.
         seed: of the bootstrap.

@@ -24,10 +24,8 @@ def modality_panels(
 ) -> dict[str, dict[str, Any]]:
     """The modality gap under several prompts (not the embedder's own), with a picture of it.
 
-    Images and captions are both embedded as queries, where every prompt has its say at every level.
-
-    Returns:
-        For each prompt `gap` (see modality_gap) and (N, 2) lists `image`, `text`: their two principal components.
+    Both sides are embedded as queries, where every prompt has its say at every level. Returns for each prompt `gap`
+    (see modality_gap) and (N, 2) lists `image`, `text`: their two principal components.
     """
     images, texts = (list(side) for side in zip(*pairs, strict=True))
     panels = {}
@@ -42,9 +40,8 @@ def modality_panels(
 def modality_gap(image_embeddings: np.ndarray, text_embeddings: np.ndarray, seed: int = 0) -> dict[str, dict[str, Any]]:
     """How far images and their texts, (N, D) float32 unit rows, lie apart, with a bootstrap over the pairs.
 
-    Returns:
-        Estimates, not in percent: `centroid_distance`, the Euclidean distance of the two means, and `paired_cosine`,
-        the mean cosine of an image and its own text.
+    Returns estimates, not in percent: `centroid_distance`, the Euclidean distance of the two means, and
+    `paired_cosine`, the mean cosine of an image and its own text.
     """
     n = len(image_embeddings)
     difference = image_embeddings - text_embeddings  # the distance of the means is the length of its mean

@@ -16,11 +16,10 @@ from g2e_lib.prompts import TURN_END, Role, render
 
 
 def prompt_tokens(embedder: Embedder, item: Embeddable, role: Role = "query") -> list[dict[str, Any]]:
-    """The tokens a model reads for one item, line by line of the chat.
+    """The tokens a model reads for one item, one record a line of the chat.
 
-    Returns:
-        One record a line: `tokens`, a list of strings (an image's visual tokens as one, with their number), and
-        `is_pooled`, whether the line ends with the token whose state becomes the embedding.
+    `tokens` are strings (an image's visual tokens one, with their number), and `is_pooled` says whether the line ends
+    with the token whose state becomes the embedding.
     """
     tokenizer, image_token = embedder.processor.tokenizer, embedder.processor.image_token
     lines: list[list[str]] = [[]]
@@ -60,13 +59,11 @@ def next_word_probabilities(embedder: Embedder, items: Sequence[Embeddable], rol
 def compare_next_words(
     embedder: Embedder, prompts: Sequence[str], pairs: Sequence[tuple[Item, Item]], store: Store, top_k: int = 5
 ) -> list[dict[str, Any]]:
-    """The `top_k` words the model would say next after an image and after its caption, under each prompt (not its own).
+    """The likeliest words the model would say next after an image and after its caption, under each prompt.
 
-    The embedding is the state those words are read from, so where the words agree, the embeddings can.
-
-    Returns:
-        One record a prompt: `image` and `text` with [word, probability] of the first pair, and `overlap`, the
-        probability mass both distributions share (sum of the smaller ones), in percent over all pairs.
+    Where the words agree, embeddings can: they are the states words are read from. Returns one record a prompt:
+    `image` and `text` with [word, probability] of the first pair, and `overlap`, the probability mass both
+    distributions share (sum of the smaller ones), in percent over all pairs.
     """
     digests = item_digests(item for pair in pairs for item in pair)
     shared_key = {"pairs": [digests[item] for pair in pairs for item in pair], "top_k": top_k}

@@ -1,7 +1,4 @@
-"""Scores: MMEB's hit@1 and its comparison of prompts.
-
-A result is first of all a vector of right and wrong answers a dataset, from which everything else follows.
-"""
+"""Scores: MMEB's hit@1, as a vector of right and wrong answers a dataset, and its comparison of prompts."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -43,10 +40,7 @@ def evaluate_mmeb(
     digests: Mapping[Item, str] | None = None,
     show_progress: bool = True,
 ) -> dict[str, np.ndarray]:
-    """Score an embedder on MMEB evaluation sets: for each (N,) bool; items shared by several are encoded once.
-
-    `digests` are those of all items' content, where known already.
-    """
+    """Right or wrong, (N,) bool, by dataset; shared items are encoded once. `digests`: of items' content, if known."""
     queries, query_rows = unique(row.query for rows in datasets.values() for row in rows)
     targets, target_rows = unique(item for rows in datasets.values() for row in rows for item in row.candidates)
     query_embeddings = encode_cached(embedder, queries, "query", store, digests, show_progress)
@@ -103,9 +97,7 @@ def score_prompts(
     """hit@1 of one model under several prompts (not its own), also compared with each other query by query.
 
     `info` has `meta_task` and `distribution` of each dataset; all other prompts are compared with the `baselines`.
-
-    Returns:
-        `datasets`: facts about each; `prompts` and `differences`: see compare.
+    Returns facts about each of `datasets`, and `prompts` and `differences` as of compare.
     """
     digests = item_digests(item for rows in datasets.values() for row in rows for item in (row.query, *row.candidates))
     records = {}

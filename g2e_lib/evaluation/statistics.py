@@ -64,8 +64,7 @@ def _ratio_estimate(value: float, samples: np.ndarray, n: int) -> Estimate:
 def estimate_ratio(counts: Counts, seed: int = 0) -> Estimate:
     """A share in percent, such as that of false negatives, with a bootstrap over units; datasets weigh the same.
 
-    Raises:
-        ValueError: there is nothing to count.
+    ValueError where there is nothing to count.
 
     >>> estimate_ratio({"a": [[1, 4]], "b": [[0, 4]]}).value
     12.5

@@ -1,7 +1,6 @@
 """SugarCrepe and SugarCrepe++: can an embedder tell a caption from a fluent one that is slightly wrong?
 
-Readers of the published files, which the embedded world's own are written like, and their scores. An image is a
-target, captions are queries with CAPTION_PREFIX (Gen2Embed, section 5). Ties are wrong.
+An image is a target, captions are queries with CAPTION_PREFIX (Gen2Embed, section 5). Ties are wrong.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,10 +25,8 @@ def score_rows(
 ) -> dict[str, np.ndarray]:
     """Tell for each row whether it is right, from (N, D) and, of C = 1 or 2 true captions, (N, C, D) float32 unit rows.
 
-    Returns:
-        `image`: (N,) bool, every true caption beats the negative against the image; `margin`: (N,) float32, by how
-            much; with two captions also `text`: (N,) bool, the captions are closer to each other than either is to the
-            negative.
+    Returns `image`: (N,) bool, every true caption beats the negative against the image; `margin`: (N,) float32, by how
+    much; with two captions `text`: (N,) bool, they are closer to each other than either is to the negative.
     """
     positive = np.einsum("ncd,nd->nc", caption_embeddings, image_embeddings)
     negative = np.einsum("nd,nd->n", negative_embeddings, image_embeddings)
@@ -44,10 +41,7 @@ def score_rows(
 def evaluate_sugarcrepe(
     embedder: Embedder, subsets: Mapping[str, Sequence[CrepeRow]], store: Store, show_progress: bool = True
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Score an embedder: for each subset what score_rows returns; what several rows share is encoded once.
-
-    All rows come with their images (see with_images), and no subset is empty.
-    """
+    """By subset, none empty, what score_rows returns; shared items are encoded once. All rows have their image."""
     texts, text_rows = unique(
         CAPTION_PREFIX + text for rows in subsets.values() for row in rows for text in (*row.captions, row.negative)
     )
@@ -78,9 +72,7 @@ def group_subsets(names: Iterable[str]) -> dict[str, list[str]]:
 def compare_models(
     embedders: Mapping[str, Callable[[], Embedder]], sets: Sets, baselines: Sequence[str], store: Store, seed: int = 0
 ) -> tuple[dict[str, Any], dict[str, dict[str, dict]]]:
-    """Score several embedders, made one after the other, on both sets, and compare them row by row.
-
-    All later methods are compared with each of the `baselines`; all rows come with their images.
+    """Score several embedders, made one after the other, on both sets, and compare later ones with the baselines.
 
     Returns:
         `sets`: set -> kind ("image", "text") -> method -> `subsets` and `groups`, estimates in percent, and `right`;
@@ -112,10 +104,8 @@ def worst_rows(
 ) -> dict[str, list[dict[str, Any]]]:
     """For each method and group the row it gets most wrong, from SugarCrepe's scores: what the gallery shows.
 
-    Returns:
-        By method records of `group`, `subset`, `row`, `image` (a path), `caption`, `negative`, `margin` (cosine of the
-        caption minus that of the negative) and `wrong`, how many rows of the group are; groups without any are left
-        out.
+    Returns by method records of `group`, `subset`, `row`, `image` (a path), `caption`, `negative`, `margin` (cosine of
+    caption minus cosine of negative) and `wrong`, how many of the group's rows are; groups without any are left out.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for method, by_subset in scores.items():

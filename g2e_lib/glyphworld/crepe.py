@@ -101,10 +101,7 @@ def _swapped_colours(statement: Statement, index: int, rng: random.Random) -> tu
 
 
 def make_row(subset: str, scene: Scene, rng: random.Random) -> dict[str, str] | None:
-    """Caption, second caption and negative of one scene, or None.
-
-    The second caption has another template and another order; related things are told from the other's side.
-    """
+    """Caption, second caption (other template and order, relations seen from the other side) and negative, or None."""
     made = make_statements(subset, scene, rng)
     if made is None:
         return None

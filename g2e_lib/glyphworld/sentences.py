@@ -1,7 +1,6 @@
 """Text alone from GlyphWorld: pairs of captions that say the same of one scene, and retrieval by captions.
 
-Pairs teach the text teacher and carry its similarities to the student (UniME, stage 1); retrieval is UniME's
-evaluation with short and with long captions, in which every caption is true of one picture only.
+Pairs teach the text teacher, and its student by it (UniME, stage 1); retrieval is UniME's evaluation.
 """
 
 import random

@@ -99,12 +99,8 @@ def open_teacher(
 ) -> tuple[Path, dict[str, Any]]:
     """A teacher's folder and what is known about it: `model`, `identity`, `recall` and, of the embedded one, its size.
 
-    Args:
-        cache: folder of everything that can be made again.
-        teacher: EMBEDDED for the one trained here, else the id or folder of a sentence-transformers model.
-        pairs: paraphrases the embedded one is trained on.
-        held_out: pairs of sentences that it was not trained on, by which it is judged; see judge_teacher.
-        store: keeps embeddings.
+    `teacher` is EMBEDDED, trained here on so many `pairs` of paraphrases, or the id or folder of a
+    sentence-transformers model; `held_out` pairs of sentences judge it, see judge_teacher.
     """
     size = TeacherSize(pairs=pairs)
     is_ours = teacher == EMBEDDED

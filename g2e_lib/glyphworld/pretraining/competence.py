@@ -1,7 +1,6 @@
 """How good a generator a base model is, on scenes it never saw.
 
-An answer is right only if greedy decoding would produce it exactly, end of turn included. One teacher-forced pass
-tells: every token of the answer has to be the most likely one after the right prefix.
+Right is what greedy decoding would say exactly, end of turn included: each token is likeliest after the right prefix.
 """
 
 import random

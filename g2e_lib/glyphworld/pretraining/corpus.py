@@ -247,15 +247,10 @@ MIXTURE = (
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is taught for a while.
+    """What is taught for a while."""
 
-    Attributes:
-        mixture: makers of conversations with their shares.
-        few: the share of conversations about FEW_OBJECTS only, in which what belongs to what is learned soonest.
-    """
-
-    mixture: tuple[tuple[Callable[[random.Random, Scene], Conversation], float], ...]
-    few: float = 0.0
+    mixture: tuple[tuple[Callable[[random.Random, Scene], Conversation], float], ...]  # makers and their shares
+    few: float = 0.0  # share about FEW_OBJECTS only, in which what belongs to what is learned soonest
 
 
 FEW_OBJECTS = OBJECTS[::8]

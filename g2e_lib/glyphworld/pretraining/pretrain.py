@@ -1,11 +1,9 @@
-"""Pre-train the base model from scratch, on generative data only.
+"""Pre-train the base model from scratch, on generative data of the train split only.
 
-Two phases. First the vision tower learns, under plain supervision, to name object, colour, background and place of
-every cell it sees, in the word embeddings the language model begins with. Then the language model learns next-token
-prediction on the assistant's words of the conversations in corpus.py, with the tower frozen: trained along, it soon
-forgets what it saw, long before the language model has learned to use it. Scenes come from the train split alone.
-Every batch is a function of the seed and the step, so a killed run resumes exactly.
-Weights and everything but the second phase's matrix products are float32.
+First the vision tower learns to name object, colour, background and place of every cell it sees, in the language
+model's first word embeddings. Then the language model learns the assistant's words of the conversations in corpus.py,
+with the tower frozen: trained along, it soon forgets what it saw. Every batch is a function of the seed and the step,
+so a killed run resumes exactly. All but the second phase's matrix products is float32.
 """
 
 import json

@@ -1,7 +1,6 @@
 """How pre-training asks for one word, and the lines it puts around an item.
 
-The papers' prompts and the benchmark's instructions never occur word for word, only paraphrases of them, so that a
-prompt is an instruction to be understood, not a string once seen.
+Papers' prompts and the benchmark's instructions are only paraphrased: to be understood, not strings once seen.
 """
 
 import random

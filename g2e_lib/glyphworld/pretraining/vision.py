@@ -18,7 +18,7 @@ from g2e_lib.glyphworld.pretraining.recipe import Recipe
 from g2e_lib.glyphworld.world.scenes import Scene, sample_scene
 from g2e_lib.glyphworld.world.vocabulary import BACKGROUNDS, COLOURS, OBJECTS, PLACES
 
-# What the first phase names in a cell, attribute by attribute; the last word but for the background says "none".
+# What is named in a cell, attribute by attribute; the last word but for the background says "none".
 CLASSES = ((*OBJECTS, "nothing"), (*COLOURS, "nothing"), (*BACKGROUNDS,), (*PLACES, "nothing"))
 SIZES = [len(names) for names in CLASSES]
 
