@@ -1,8 +1,7 @@
 """Run an unmodified Qwen2-VL on a batch without Python loops over its images.
 
-transformers runs the vision attention image by image unless flash-attention is installed, and computes positions row
-by row; for small images that costs more than the arithmetic. Here the attention is a function registered through
-transformers' own interface, which batches images of equal size, and positions are computed at once.
+transformers computes vision attention image by image, unless flash-attention is installed, and positions row by row;
+for small images that costs more than the arithmetic. Here both are batched, through transformers' own interface.
 """
 
 import os

@@ -1,8 +1,7 @@
 """Spread the frozen weights of a model over processes while a small adapter trains (FSDP2); decides no result.
 
-Every process keeps a part of each layer of the language model, and gathers the rest while the layer computes. The
-adapter stays whole on every process, so that everything that is done with it is what one process does. The vision
-tower stays whole as well: a process whose chunk shows no image would not run it, and all others would wait for it.
+Each process keeps a part of every layer of the language model, and gathers the rest while it computes. Adapter and
+vision tower stay whole: a process whose chunk shows no image would keep all others waiting for the tower.
 """
 
 import os

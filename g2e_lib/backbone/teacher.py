@@ -81,8 +81,8 @@ def save_teacher(path: Path, teacher: str | Path, subsets: Sequence[Subset], sto
 def load_teacher(path: Path, subsets: Sequence[Subset]) -> tuple[np.ndarray, str]:
     """Read what `save_teacher` wrote, and check that it belongs to these pairs.
 
-    Returns:
-        (N, 2, E) float32, unit rows: query and target of all pairs, subset after subset; and the teacher's identity.
+    Returns (N, 2, E) float32, unit rows: query and target of all pairs, subset after subset; and the teacher's
+    identity.
 
     Raises:
         ValueError: the file is missing or damaged, or was made from other pairs.

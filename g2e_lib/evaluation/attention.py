@@ -1,7 +1,4 @@
-"""Where the pooled token looks: how much of its attention each part of the chat gets, layer by layer.
-
-An embedding is the state at the chat's last token, and attention is the only way in which content reaches it.
-"""
+"""Where the pooled token looks: the share of its attention that each part of the chat gets, layer by layer."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -151,9 +151,7 @@ def _manifest(root: Path) -> dict:
 
 
 def load(root: Path, names: Sequence[str] = (), limit: int = 0) -> tuple[dict[str, list[EvalRow]], dict[str, dict]]:
-    """Read evaluation datasets of a build: those of `names` or else all, at most `limit` rows of each unless it is 0.
-
-    Returns rows and facts (meta_task, distribution, why, and counts) by dataset name; ValueError where one is unknown.
+    """Rows and facts by dataset, `names` or else all, at most `limit` rows unless 0; ValueError where one is unknown.
     """
     facts = _manifest(root)["datasets"]
     rows = {name: read_mmeb_eval(root / EVAL_FOLDER, name, root, limit) for name in names or facts}

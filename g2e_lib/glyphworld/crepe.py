@@ -1,7 +1,6 @@
 """SugarCrepe-mini and SugarCrepe++-mini: GlyphWorld's own rows in the published files' formats.
 
-A caption is true of its picture, a second one says the same in other words, and the negative, worded alike, is false:
-all decided by the scene and checked, so that nothing but the picture (or the other caption) tells them apart.
+Two captions true of the picture, and a false one worded alike; the scene decides, so nothing else tells them apart.
 """
 
 import random

@@ -1,7 +1,4 @@
-"""The sixteen datasets of MMEB-mini: what each asks, and how one query with its target is drawn.
-
-Scenes come in families of near duplicates, so that hard distractors are always among the candidates.
-"""
+"""The sixteen datasets of MMEB-mini, and how a query and its target are drawn; scenes come with near duplicates."""
 
 import hashlib
 import random

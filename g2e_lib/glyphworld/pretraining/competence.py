@@ -36,8 +36,7 @@ def competence(
 ) -> list[dict]:
     """Ask questions of every kind, or of `kinds`, about pictures and about descriptions of scenes of `split`.
 
-    Returns one record per kind and source ("image" or "text") with the share of right answers as an estimate in
-    percent.
+    Returns one record per kind and source ("image" or "text"): the share of right answers as an estimate in percent.
     """
     model.eval()
     rng = random.Random(f"competence {split} {seed}")

@@ -74,10 +74,7 @@ def outline(name: str) -> tuple[np.ndarray, ...]:
 
 @cache
 def glyph_mask(name: str, size: int, rotation: tuple[int, int] = UPRIGHT) -> np.ndarray:
-    """Rasterise an object's glyph, its longer side `size` pixels, by the non-zero winding rule.
-
-    Returns (height, width) int64, sub-samples covered, 0 to 16; read-only, shared by all callers.
-    """
+    """Sub-samples, 0 to 16, an object's glyph covers: (height, width) int64, read-only; non-zero winding rule."""
     cosine, sine = rotation
     turn = np.array(((cosine, sine), (-sine, cosine)))
     polygons = [polygon @ turn for polygon in outline(name)]
