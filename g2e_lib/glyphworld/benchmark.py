@@ -151,8 +151,7 @@ def _manifest(root: Path) -> dict:
 
 
 def load(root: Path, names: Sequence[str] = (), limit: int = 0) -> tuple[dict[str, list[EvalRow]], dict[str, dict]]:
-    """Rows and facts by dataset, `names` or else all, at most `limit` rows unless 0; ValueError where one is unknown.
-    """
+    """Rows and facts by dataset, `names` or else all, up to `limit` rows unless 0; ValueError if one is unknown."""
     facts = _manifest(root)["datasets"]
     rows = {name: read_mmeb_eval(root / EVAL_FOLDER, name, root, limit) for name in names or facts}
     return rows, {name: facts[name] for name in rows}
