@@ -40,16 +40,14 @@ def _normalise(states: np.ndarray) -> np.ndarray:
 
 
 class Embedder(InputReader):
-    """A Qwen2-VL checkpoint with a prompt, as an encoder of texts, images and both.
+    """A Qwen2-VL checkpoint, used as it is, with a prompt, as an encoder of texts, images and both.
 
     Args:
-        model: the generative model; used as it is.
-        processor: its tokenizer and image processor.
         prompt: a name in prompts.PROMPTS, or a Prompt.
         max_length: most tokens of an input, see InputReader.
         tokens_per_batch: padded tokens in one forward pass; bounds memory, does not change results. Halved by itself
             when a GPU runs out of memory.
-        images: how images are shown, see InputReader.
+        images: how they are shown, see InputReader.
         threads: that open images ahead; -1 takes none on a CPU and several on a GPU. Does not change results.
         identity: identifies weights, tokenizer and adapter in cache keys.
     """
@@ -119,10 +117,7 @@ class Embedder(InputReader):
         return Embedder(self.model, self.processor, prompt, **{name: getattr(self, name) for name in names})
 
     def key(self, role: Role) -> dict[str, Any]:
-        """Everything about this embedder that determines an embedding, for cache keys.
-
-        Prompts enter by what they say to this role, not by name: where two prompts say the same, the work is shared.
-        """
+        """What determines an embedding, for cache keys; a prompt enters by what it says to this role, not by name."""
         return {
             "checkpoint": self.identity,
             "system": self.prompt.system,
@@ -167,11 +162,7 @@ class Embedder(InputReader):
         return self._encode_inputs(self._whole_inputs(items, role), show_progress=False)
 
     def token_ids(self, item: Embeddable, role: Role = "query") -> list[int]:
-        """What the model reads for one item; the state at the last id becomes the embedding.
-
-        Raises:
-            ValueError: as `states`.
-        """
+        """What the model reads for one item, raising as `states`; the state at the last id becomes the embedding."""
         return self.tokenize(self._whole_inputs([item], role))[0].ids
 
     def _whole_inputs(self, items: Sequence[Embeddable], role: Role) -> list[Input]:
@@ -346,10 +337,7 @@ class Encoder(nn.Module):
         return [{"image_grid_thw": grids[i : i + 1], name: part} for i, part in enumerate(parts.split(sizes.tolist()))]
 
     def forward(self, chunk: Sequence[Prepared]) -> Tensor:
-        """Embed a chunk: (n, D) float32, unit rows, with a graph.
-
-        Inputs of similar length run together, so that little padding is computed.
-        """
+        """Embed a chunk: (n, D) float32, unit rows, with a graph; inputs of like length run together, to pad less."""
         tokens, shown = zip(*(part for item in chunk for part in item), strict=True)
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i].ids), reverse=True)
         groups = self.embedder.run(
@@ -393,13 +381,7 @@ def encode_cached(
 ) -> np.ndarray:
     """Embed items without repetitions through the store, in shards, so that a killed run resumes at the last one.
 
-    Args:
-        embedder: with its prompt.
-        items: to embed, in any order.
-        role: "query" or "target".
-        store: keeps the shards.
-        digests: of the items' content, if known already (see `item_digests`).
-        show_progress: draw a progress bar for shards that are computed.
+    `digests` are those of the items' content, where known already (see `item_digests`).
 
     Returns:
         (N, D) float32, unit rows, in the order of `items`.

@@ -117,22 +117,14 @@ SHIPPED = frozenset(MINERS)
 
 @dataclass(frozen=True)
 class Miner:
-    """A miner with its settings, which identify what it mines.
+    """A miner with its settings, which identify what it mines."""
 
-    Attributes:
-        method: a name in MINERS, or a function of your own, which joins them under its name.
-        top_k: K.
-        pool_mult: m, for SaHa.
-        use_second_phase: whether SaHa serves the queries its first phase left over.
-        seed: of the random draws.
-        source: digest of a function of your own (not of what it calls), so that changed code mines anew.
-    """
-
-    method: str | Callable = "saha"
-    top_k: int = TOP_K
-    pool_mult: int = POOL_MULT
-    use_second_phase: bool = True
-    seed: int = 0
+    method: str | Callable = "saha"  # a name in MINERS, or a function of your own, which joins them under its name
+    top_k: int = TOP_K  # K
+    pool_mult: int = POOL_MULT  # m, for SaHa
+    use_second_phase: bool = True  # whether SaHa serves the queries its first phase left over
+    seed: int = 0  # of the random draws
+    # Digest of a function of your own (not of what it calls), so that changed code mines anew.
     source: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:

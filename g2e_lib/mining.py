@@ -33,11 +33,7 @@ def embed_subset(embedder: Embedder, subset: Subset, store: Store) -> tuple[np.n
 
 
 def labelled_subsets(facts: Mapping[str, Mapping[str, Any]] | None = None) -> set[str]:
-    """The labelled classification sets, in which SaHa does not sort in query space.
-
-    Args:
-        facts: `meta_task` of each dataset; None is MMEB's own list.
-    """
+    """The labelled classification sets, not sorted in query space by SaHa; `facts` are MMEB's own unless given."""
     if facts is None:
         facts = reference("mmeb_datasets").set_index("dataset").to_dict("index")
     names = {name for name, fact in facts.items() if fact["meta_task"] == "classification"}
@@ -47,15 +43,7 @@ def labelled_subsets(facts: Mapping[str, Mapping[str, Any]] | None = None) -> se
 def mine_subset(
     embedder: Embedder, subset: Subset, miner: Miner, is_labelled: bool, store: Store, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Mine one subset under the embedder's prompt.
-
-    Args:
-        embedder: embeds.
-        subset: the pairs.
-        miner: how to mine.
-        is_labelled: see labelled_subsets.
-        store: keeps embeddings and clusters.
-        device: where to search.
+    """Mine one subset under the embedder's prompt, searching on `device`; the store keeps embeddings and clusters.
 
     Returns:
         `clusters` (lists of rows, anchor first) and `seconds` of mining, without embedding.
@@ -88,13 +76,7 @@ def mine_subset(
 def describe_clusters(
     clusters: Sequence[Sequence[int]], query_embeddings: np.ndarray, subset: Subset, target_embeddings: np.ndarray
 ) -> dict[str, Any]:
-    """What a miner's clusters of one subset are like.
-
-    Args:
-        clusters: rows, anchor first.
-        query_embeddings: (N, D) float32.
-        subset: the pairs.
-        target_embeddings: (M, D) float32.
+    """What a miner's clusters of one subset are like, given embeddings of queries (N, D) and targets (M, D), float32.
 
     Returns:
         `clusters`, `rows` (distinct rows used), `rows_of` (all rows), `mean_size`; `hardness`, for each cluster the
@@ -150,16 +132,9 @@ def _on_one_line(cluster: re.Match) -> str:
 def load_clusters(
     path: Path, subsets: Sequence[Subset], model: str = "", prompt: str = ""
 ) -> dict[str, list[list[int]]]:
-    """Read clusters and check that they belong to these subsets and this model.
+    """Read clusters, by subset name lists of rows, and check that they belong to these subsets and this model.
 
-    Args:
-        path: written by save_clusters.
-        subsets: the data they are to be used with.
-        model: identity of the model they must have been mined with; "" allows any.
-        prompt: name of the prompt they must have been mined with; "" allows any.
-
-    Returns:
-        Lists of rows by subset name.
+    `model` (its identity) and `prompt` (its name) are those they must have been mined with; "" allows any.
 
     Raises:
         ValueError: the file is missing or damaged, or was mined from other data or with another model.

@@ -55,11 +55,7 @@ class Prompt:
     fusion: Literal["joint", "sum"] = "joint"
 
     def instruction(self, role: Role) -> Instruction | None:
-        """The line this prompt appends for `role`.
-
-        Raises:
-            ValueError: `role` is neither "query" nor "target".
-        """
+        """The line appended for `role`; ValueError if that is neither "query" nor "target"."""
         if role not in ROLES:
             raise ValueError(f"unknown role {role!r}: use 'query' or 'target'")
         return self.query if role == "query" else self.target
@@ -85,11 +81,7 @@ PROMPTS = {
 
 
 def get_prompt(prompt: str | Prompt) -> Prompt:
-    """Look a prompt up by name; a Prompt is returned as it is.
-
-    Raises:
-        ValueError: the name is unknown.
-    """
+    """Look a prompt up by name, a ValueError where it is unknown; a Prompt is returned as it is."""
     if isinstance(prompt, Prompt):
         return prompt
     if prompt not in PROMPTS:
@@ -131,13 +123,7 @@ def render_parts(prompt: str | Prompt, role: Role, text: str, has_image: bool) -
 
 
 def render(prompt: str | Prompt, role: Role, text: str, has_image: bool) -> str:
-    """The full text a model reads for one item; its last token is the one that is pooled.
-
-    Args:
-        prompt: a name in PROMPTS, or a Prompt.
-        role: "query" or "target".
-        text: the item's own text; "" for an image alone.
-        has_image: whether an image precedes the text.
+    """The full text a model reads for one item (`text` "" for an image alone), whose last token is pooled.
 
     >>> print(render("user", "query", "a red sun", has_image=False))
     <|im_start|>user

@@ -23,11 +23,9 @@ class Pairs:
     """The checked input of a miner: N queries, M unique targets, and who owns which target.
 
     Args:
-        query_embeddings: (N, D) float, compared by cosine.
-        target_embeddings: (M, D) float.
+        query_embeddings: (N, D) float, compared by cosine; `target_embeddings` likewise (M, D).
         positive_of: (N,) int, the target row of each query's positive.
-        top_k: K, checked with the rest.
-        pool_mult: m, likewise.
+        top_k: K, checked with the rest, as is `pool_mult`, m.
 
     Raises:
         ValueError: an empty, non-finite or ill-shaped input, or a setting below 1.
@@ -76,15 +74,8 @@ def choose_owners(
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each target its owner most similar to query `row`, in order of the targets, until there are `limit`.
 
-    Args:
-        pairs: the input.
-        row: the anchor.
-        targets: target rows, nearest first.
-        blocked: (N,) bool, owners that may not be taken.
-        limit: most owners.
-
-    Returns:
-        Query rows and their cosines to the anchor. Of equally similar owners the lowest row is taken.
+    Target rows come nearest first; `blocked`, (N,) bool, are owners that may not be taken. Returns query rows and
+    their cosines to the anchor; of equally similar owners the lowest row is taken.
     """
     pool = targets[targets != pairs.positive_of[row]]
     owners, place = pairs.owners_of(pool)
@@ -156,21 +147,13 @@ def mine_clusters(
 
 @dataclass(frozen=True)
 class Step:
-    """What became of one target retrieved for an anchor.
+    """What became of one target retrieved for an anchor."""
 
-    Attributes:
-        target: target row.
-        target_cosine: similarity of target and anchor.
-        owner: the owner that stands for it, or -1.
-        owner_cosine: similarity of owner and anchor in query space; NaN without owner.
-        fate: "own positive", "not looked at", "too similar in query space" or "kept".
-    """
-
-    target: int
-    target_cosine: float
-    owner: int
-    owner_cosine: float
-    fate: str
+    target: int  # row
+    target_cosine: float  # to the anchor
+    owner: int  # row of the owner that stands for the target, or -1
+    owner_cosine: float  # to the anchor, in query space; NaN without owner
+    fate: str  # "own positive", "not looked at", "too similar in query space" or "kept"
 
 
 def explain_cluster(
@@ -183,16 +166,7 @@ def explain_cluster(
 ) -> list[Step]:
     """Retrace how the cluster of `row` comes about when no row has been used: one Step a retrieved target, in order.
 
-    Args:
-        query_embeddings: (N, D) float.
-        target_embeddings: (M, D) float, unique targets.
-        positive_of: (N,) int, the target row of each query's positive.
-        row: the anchor.
-        top_k: K.
-        pool_mult: m.
-
-    Raises:
-        ValueError: as `mine_clusters`, or there is no such row.
+    Arguments and errors are those of `mine_clusters`; also a ValueError where there is no such row.
     """
     pairs = Pairs(query_embeddings, target_embeddings, positive_of, top_k, pool_mult)
     if not 0 <= row < len(pairs):

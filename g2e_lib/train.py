@@ -58,9 +58,9 @@ def training_clusters(config: TrainConfig, subsets: Sequence[Subset], identity: 
 
 
 def cluster_batches(clusters: Sequence[list[PairRow]], pairs_per_step: int, seed: int) -> Iterator[list[PairRow]]:
-    """Batches without end: whole clusters in random order, new every epoch; the last of a batch is cut to fit.
+    """Batches without end of exactly `pairs_per_step` rows, so that all methods train at the same cost.
 
-    Every batch has exactly `pairs_per_step` rows, so that all methods train at the same cost.
+    Whole clusters in random order, new every epoch; the last of a batch is cut to fit.
     """
     epoch, waiting = 0, []
     while True:
@@ -121,15 +121,7 @@ def choose_loss(config: TrainConfig, taught: Tensor | None) -> Loss:
 
 
 class Trainer:
-    """A run in progress: model, adapter, optimizer and data.
-
-    Args:
-        config: the settings.
-        accelerator: device, processes and precision.
-
-    Raises:
-        ValueError: data, model, clusters or settings do not fit together.
-    """
+    """A run in progress: model, adapter, optimizer and data; ValueError where they and the settings do not fit."""
 
     def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
         self.config, self.accelerator = config, accelerator
@@ -214,9 +206,7 @@ class Trainer:
 def describe_similarities(similarity: Tensor, is_negative: Tensor) -> dict[str, float]:
     """Means over a batch's queries: similarity to the positive, to the hardest negative, and to all negatives.
 
-    Args:
-        similarity: (B, B) cosines; target i is the positive of query i.
-        is_negative: (B, B) bool. A query without negatives counts as -1, the least a cosine can be.
+    Both are (B, B), cosines and bool; target i is the positive of query i. A query without negatives counts as -1.
     """
     hardest = similarity.masked_fill(~is_negative, -1).max(1).values
     total = similarity.masked_fill(~is_negative, 0).sum(1)
@@ -236,11 +226,7 @@ def number_targets(subsets: Sequence[Subset]) -> dict[Item, int]:
 
 
 def open_embedder(config: TrainConfig, device: str) -> Embedder:
-    """The model of a run, before it has an adapter.
-
-    Raises:
-        ValueError: there is no such model, or an image's tokens would have to be cut.
-    """
+    """The model of a run without its adapter; ValueError where there is none, or an image's tokens would be cut."""
     embedder = Embedder.from_pretrained(
         config.model,
         prompt=config.prompt,
@@ -256,11 +242,7 @@ def open_embedder(config: TrainConfig, device: str) -> Embedder:
 
 
 def check_image_fits(embedder: Embedder) -> None:
-    """Refuse settings under which the tokens of a large image would have to be cut.
-
-    Raises:
-        ValueError: names the two settings that conflict.
-    """
+    """Refuse settings under which a large image's tokens would be cut, by a ValueError naming the two in conflict."""
     processor, (shortest, longest) = embedder.processor.image_processor, embedder.pixel_bounds
     unit = processor.patch_size * processor.merge_size  # pixels along a side of a visual token
     side = embedder.images.square or embedder.images.max_side
@@ -301,15 +283,12 @@ def check_language_only(names: Iterable[str], config: TrainConfig) -> None:
 def train(config: TrainConfig) -> Path:
     """Train an adapter, or finish a run that was killed; a finished one is left as it is.
 
-    Args:
-        config: the settings.
-
     Returns:
         The adapter's folder, in PEFT's own format.
 
     Raises:
-        ValueError: settings, data, model or clusters do not fit together, the folder holds another run, or the
-            tracker is not installed.
+        ValueError: settings, data, model or clusters do not fit together, the folder holds another run, or the tracker
+            is not installed.
         RuntimeError: out of memory; the message names the setting to lower.
     """
     folder = Path(config.folder)

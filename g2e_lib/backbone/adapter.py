@@ -23,11 +23,7 @@ from g2e_lib.project.store import atomic_path, write_text
 
 
 def new_adapter(model: Qwen2VLForConditionalGeneration, settings: LoraConfig, name: str) -> PeftModel:
-    """Put a new adapter onto a model, in place; `name` is what the adapter calls its base model.
-
-    Raises:
-        ValueError: no layer fits the settings.
-    """
+    """Put a new adapter, which calls its base model `name`, onto a model in place; ValueError where no layer fits."""
     try:
         adapted = get_peft_model(model, settings)
     except ValueError as error:

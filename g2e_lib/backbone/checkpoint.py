@@ -24,16 +24,10 @@ MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja",
 
 
 def hub_folder(name: str, patterns: Sequence[str], what: str, remedy: str) -> Path:
-    """The local copy of a hub repository's files that fit the patterns, downloaded where it is missing.
-
-    Args:
-        name: "org/name", or "org/name@revision".
-        patterns: of the files.
-        what: is called this in the error.
-        remedy: what else the caller could have been given.
+    """The local copy of a hub repository's ("org/name[@revision]") files that fit the patterns, downloaded if missing.
 
     Raises:
-        ValueError: no repository of that name can be reached.
+        ValueError: it cannot be reached; the message calls it `what` and names the `remedy`, what else could be given.
     """
     repository, _, revision = name.partition("@")
     try:
@@ -46,11 +40,7 @@ def hub_folder(name: str, patterns: Sequence[str], what: str, remedy: str) -> Pa
 
 
 def checkpoint_folder(id_or_path: str | Path) -> Path:
-    """The local folder of a checkpoint or adapter, downloaded from the hub if it is an id ("org/name[@revision]").
-
-    Raises:
-        ValueError: neither a folder nor a repository that can be reached.
-    """
+    """The local folder of a checkpoint or adapter, from the hub if it is an id; ValueError where there is neither."""
     name = resolve_model(id_or_path)
     if Path(name).is_dir():
         return Path(name)

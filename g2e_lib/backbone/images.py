@@ -14,25 +14,16 @@ MAX_THREADS = 16  # that open images ahead of a GPU
 
 @dataclass(frozen=True)
 class ImageRule:
-    """How an image is shown to the model; 0 leaves a limit out. Qwen2-VL's own rounding of sides comes last.
+    """How an image is shown to the model; 0 leaves a limit out. Qwen2-VL's own rounding of sides comes last."""
 
-    Attributes:
-        square: both sides, in pixels, whatever the aspect ratio was.
-        min_side: the shorter side is scaled up to this.
-        max_side: the longer side is scaled down to this.
-        max_aspect: a longer image is squeezed to this ratio of its sides first.
-        min_pixels: area, instead of the image processor's own limit.
-        max_pixels: likewise.
-        has_markers: stand between <|vision_start|> and <|vision_end|>, as Qwen2-VL was trained. The code that Gen2Embed
-            released leaves them out, by which visual tokens also get the positions of plain text.
-    """
-
-    square: int = 0
-    min_side: int = 0
-    max_side: int = 0
-    max_aspect: float = 0.0
-    min_pixels: int = 0
+    square: int = 0  # both sides, in pixels, whatever the aspect ratio was
+    min_side: int = 0  # the shorter side is scaled up to this
+    max_side: int = 0  # the longer side is scaled down to this
+    max_aspect: float = 0.0  # a longer image is squeezed to this ratio of its sides first
+    min_pixels: int = 0  # area, instead of the image processor's own limit; max_pixels likewise
     max_pixels: int = 0
+    # Stand between <|vision_start|> and <|vision_end|>, as Qwen2-VL was trained. The code that Gen2Embed released
+    # leaves them out, by which visual tokens also get the positions of plain text.
     has_markers: bool = True
 
     def size(self, width: int, height: int) -> tuple[int, int]:
@@ -69,11 +60,7 @@ IMAGE_RULES = {
 
 
 def get_image_rule(rule: str | ImageRule) -> ImageRule:
-    """Look a rule up by name; an ImageRule is returned as it is.
-
-    Raises:
-        ValueError: the name is unknown.
-    """
+    """Look a rule up by name, a ValueError where it is unknown; an ImageRule is returned as it is."""
     if isinstance(rule, ImageRule):
         return rule
     if rule not in IMAGE_RULES:
@@ -89,13 +76,8 @@ def default_threads(device: str) -> int:
 class Prefetch:
     """Prepares things in threads a little ahead of their use, and keeps each until it has been used.
 
-    A context manager; what is not yet begun at its end is not prepared.
-
-    Args:
-        prepare: makes one thing from its key.
-        keys: all keys, in order of use.
-        threads: at work at the same time; 0 prepares everything when it is asked for.
-        ahead: things prepared beyond those asked for; bounds memory.
+    A context manager; what is not yet begun at its end is not prepared. Keys come in order of use; 0 threads prepare a
+    thing when it is asked for; `ahead` more than were asked for are prepared. `get` raises what `prepare` did.
     """
 
     def __init__(
@@ -113,11 +95,7 @@ class Prefetch:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def get(self, keys: Sequence[Hashable]) -> list[Any]:
-        """What was prepared for the next keys; what came before them is forgotten, so a batch can be asked for again.
-
-        Raises:
-            Exception: whatever `prepare` raised.
-        """
+        """What was prepared for the next keys; what came before is forgotten, so a batch can be asked for again."""
         if not self._pool:
             return [self._prepare(key) for key in keys]
         while keys and self._made and next(iter(self._made)) != keys[0]:

@@ -57,10 +57,7 @@ class Tokens:
 
 
 def as_item(value: Embeddable) -> tuple[str, Source | None]:
-    """Bring any accepted form of an item into (text, image).
-
-    Args:
-        value: a text, a PIL image, an Item, or {"text": ..., "image": PIL image or path} with either key or both.
+    """Bring any accepted form of an item into (text, image): a text, a PIL image, an Item, or a mapping of the two.
 
     Raises:
         ValueError: an empty item, an unknown key, or a value of a type that cannot be embedded.
@@ -93,10 +90,7 @@ def join_images(images: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 class InputReader:
     """Turns inputs into tensors.
 
-    Args:
-        processor: tokenizer and image processor.
-        images: how images are shown, a name in images.IMAGE_RULES or an ImageRule.
-        max_length: most tokens of an input; longer texts are cut at their end (never the prompt or an image).
+    `max_length` is the most tokens of an input: longer texts are cut at their end (never the prompt or an image).
     """
 
     def __init__(self, processor: G2EProcessor, images: str | ImageRule, max_length: int) -> None:
@@ -109,13 +103,9 @@ class InputReader:
         return self.images.min_pixels or size["shortest_edge"], self.images.max_pixels or size["longest_edge"]
 
     def pixels(self, sources: Sequence[Source]) -> dict[str, Tensor]:
-        """Images as the model takes them.
+        """Images as the model takes them; ValueError, which names the image, where one cannot be used.
 
-        Returns:
-            `pixel_values` (patches, patch dimension) float32 and `image_grid_thw` (images, 3) int64; nothing for none.
-
-        Raises:
-            ValueError: an image cannot be used; the message names it.
+        Returns `pixel_values` (patches, patch dimension) float32 and `image_grid_thw` (images, 3) int64; {} for none.
         """
         if not sources:
             return {}

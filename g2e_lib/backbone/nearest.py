@@ -18,15 +18,10 @@ UNIT = 1e-6  # rows whose norm is this close to 1 are taken as they are
 
 @dataclass(frozen=True)
 class Rows:
-    """Embeddings whose cosines can be taken.
+    """Embeddings whose cosines can be taken."""
 
-    Attributes:
-        values: (n, D) float32, contiguous.
-        scale: (n,) float64, 1 / norm; None where all rows have unit length.
-    """
-
-    values: np.ndarray
-    scale: np.ndarray | None
+    values: np.ndarray  # (n, D) float32, contiguous
+    scale: np.ndarray | None  # (n,) float64, 1 / norm; None where all rows have unit length
 
     @classmethod
     def checked(cls, embeddings: np.ndarray, name: str) -> "Rows":
@@ -70,13 +65,7 @@ class Rows:
 
 
 class Search:
-    """The nearest targets of blocks of queries, exactly, without ever holding all N x M similarities.
-
-    Args:
-        queries: N rows.
-        targets: M rows.
-        device: "cpu", or a GPU for the matrix products.
-    """
+    """The nearest of M targets to blocks of N queries, exactly, without ever holding all N x M similarities."""
 
     def __init__(self, queries: Rows, targets: Rows, device: str = "cpu") -> None:
         self.queries, self.targets, self.device = queries, targets, device
@@ -96,13 +85,9 @@ class Search:
     def unused(self, used: np.ndarray, count: int) -> Iterator[tuple[int, np.ndarray]]:
         """Visit rows in order that are unused when their turn comes, each with its `count` nearest targets.
 
-        A cluster uses up K + 1 rows, so most rows never need a search; and one search at a time would read all
-        targets for a single query. Hence blocks of the next unused rows: a little of the work is wasted on rows that
-        are used before their turn.
-
-        Args:
-            used: (N,) bool; the caller marks rows between two visits.
-            count: targets wanted.
+        The caller marks rows in `used`, (N,) bool, between two visits. A cluster uses up K + 1 rows, so most never
+        need a search, and one search at a time would read all targets for a single query. Hence blocks of the next
+        unused rows: a little work is wasted on rows that are used before their turn.
         """
         position = 0
         with tqdm(total=len(used), desc="mine", unit="row", disable=len(used) < SILENT_ROWS) as bar:
@@ -157,16 +142,9 @@ def group_starts(groups: np.ndarray) -> np.ndarray:
 
 
 def best_of_groups(rows: Rows, anchor: int, members: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each group of rows the member most similar to row `anchor`, the first among equals.
+    """Of each group the member most similar to row `anchor`, the first among equals, and its cosine to the anchor.
 
-    Args:
-        rows: the embeddings.
-        anchor: a row.
-        members: (n,) rows, one group's after the other's.
-        groups: (n,) ascending numbers of their groups.
-
-    Returns:
-        For each group its best member, and that one's cosine to the anchor.
+    `members` are (n,) rows, one group's after the other's; `groups` the (n,) ascending numbers of their groups.
     """
     starts = group_starts(groups)
     if len(starts) < len(members):  # judged in float32 first: seldom more than one of a group needs an exact cosine

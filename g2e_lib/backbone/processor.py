@@ -1,7 +1,6 @@
-"""Images and texts of items become tensors: opening, resizing, and a Qwen2-VL processor that needs no torchvision.
+"""A Qwen2-VL processor that needs no torchvision, which the video half of transformers' own cannot do without.
 
-transformers' own Qwen2VLProcessor also builds a video processor, which cannot be imported without torchvision.
-`import g2e_lib` makes AutoProcessor aware of the class below, so a checkpoint that names it loads without remote code.
+`import g2e_lib` makes AutoProcessor aware of it, so a checkpoint that names it loads without remote code.
 """
 
 from transformers import AutoProcessor, Qwen2VLConfig

@@ -1,8 +1,7 @@
 """Run an unmodified Qwen2-VL on a batch without Python loops over its images.
 
-transformers runs the vision attention image by image unless flash-attention is installed, and computes positions row
-by row; for small images that costs more than the arithmetic. Here the attention is a function registered through
-transformers' own interface, which batches images of equal size, and positions are computed at once.
+transformers computes vision attention image by image, unless flash-attention is installed, and positions row by row;
+for small images that costs more than the arithmetic. Here both are batched, through transformers' own interface.
 """
 
 import os
@@ -57,15 +56,10 @@ AttentionInterface.register(PACKED_ATTENTION, packed_attention_forward)
 
 
 def encode_images(visual: nn.Module, pixel_values: Tensor, image_grid_thw: Tensor) -> Tensor:
-    """Run a Qwen2-VL vision tower on a batch of images.
+    """Run a Qwen2-VL vision tower, its attention packed or not, on images: (visual tokens, D), in their order.
 
-    Args:
-        visual: the tower, with packed attention or transformers' own.
-        pixel_values: (patches, patch dimension) float, all images one after the other.
-        image_grid_thw: (images, 3) int64, frames, rows and columns of patches.
-
-    Returns:
-        (visual tokens, D), in the order of the images.
+    `pixel_values` are (patches, patch dimension) float, all images one after the other; `image_grid_thw` (images, 3)
+    int64, frames, rows and columns of patches.
     """
     packing = {}
     if visual.config._attn_implementation == PACKED_ATTENTION:
@@ -76,16 +70,11 @@ def encode_images(visual: nn.Module, pixel_values: Tensor, image_grid_thw: Tenso
 
 
 def position_ids(input_ids: Tensor, image_grid_thw: Tensor | None, image_token_id: int, merge_size: int) -> Tensor:
-    """Qwen2-VL's positions for right-padded rows with at most one image each.
+    """Qwen2-VL's positions for right-padded rows with at most one image each; equal to the model's get_rope_index.
 
-    Text counts up in all three components. The visual tokens of an image share their time component, and have row
-    and column in the other two; text after them goes on from the largest. Equal to the model's get_rope_index.
-
-    Args:
-        input_ids: (B, L) int64.
-        image_grid_thw: (images, 3) int64, in row order, or None.
-        image_token_id: the placeholder's id.
-        merge_size: patches a visual token, per side.
+    Text counts up in all three components. The visual tokens of an image share their time component, and have row and
+    column in the other two; text after them goes on from the largest. `input_ids` are (B, L) int64, `image_grid_thw`
+    (images, 3) int64 in row order, `merge_size` patches a visual token, per side.
 
     Returns:
         (3, B, L) int64: time, row and column.
@@ -189,12 +178,10 @@ def shared_prefix(ids: Sequence[list[int]], image_token_id: int) -> list[int]:
 
 
 def group_size(lengths: Iterable[int], budget: int | None, min_fill: float) -> int:
-    """How many of the next inputs run together, at least one.
+    """How many of the next inputs run together, at least one, given the tokens of each, longest first.
 
-    Args:
-        lengths: tokens of each, longest first.
-        budget: most tokens of the group, padding included; None sets no bound.
-        min_fill: the shortest has at least this share of the longest one's tokens.
+    `budget` bounds the tokens of the group, padding included; the shortest has at least `min_fill` of the longest
+    one's.
 
     >>> group_size([10, 9, 8, 4], budget=None, min_fill=0.75), group_size([10, 9, 8, 4], budget=25, min_fill=0)
     (3, 2)

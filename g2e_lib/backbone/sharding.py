@@ -1,8 +1,7 @@
 """Spread the frozen weights of a model over processes while a small adapter trains (FSDP2); decides no result.
 
-Every process keeps a part of each layer of the language model, and gathers the rest while the layer computes. The
-adapter stays whole on every process, so that everything that is done with it is what one process does. The vision
-tower stays whole as well: a process whose chunk shows no image would not run it, and all others would wait for it.
+Each process keeps a part of every layer of the language model, and gathers the rest while it computes. Adapter and
+vision tower stay whole: a process whose chunk shows no image would keep all others waiting for the tower.
 """
 
 import os
@@ -17,14 +16,8 @@ from transformers import Qwen2VLForConditionalGeneration
 def wants_sharding(accelerator: Accelerator, pairs_per_step: int) -> bool:
     """Whether accelerate was told to shard, and there is a second process to share with.
 
-    Asks for accelerate's variable and not for its DistributedType.FSDP, which it knows on accelerators only.
-
-    Args:
-        accelerator: of this process.
-        pairs_per_step: over all processes.
-
-    Raises:
-        ValueError: the processes would not have equally many pairs, and wait for each other without end.
+    Asks for accelerate's variable, as its DistributedType.FSDP is known on accelerators only. ValueError where
+    processes would not have equally many pairs, and wait for each other without end.
     """
     processes = accelerator.num_processes
     if processes == 1 or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
@@ -43,10 +36,8 @@ def wants_sharding(accelerator: Accelerator, pairs_per_step: int) -> bool:
 def shard_frozen_layers(model: Qwen2VLForConditionalGeneration) -> None:
     """Leave this process its part of the frozen weights of the language model's layers, in place.
 
-    From here on all processes must run the language model equally often, forward and backward.
-
-    Args:
-        model: with its adapter, whose weights have the same values on every process.
+    From here on all processes must run the language model equally often, forward and backward. The model comes with
+    its adapter, whose weights have the same values on every process.
     """
     language_model = model.model.language_model
     mesh = init_device_mesh(model.device.type, (distributed.get_world_size(),))

@@ -21,11 +21,7 @@ TEACHER_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
 
 
 def teacher_folder(id_or_path: str | Path) -> Path:
-    """The local folder of a sentence-transformers model, downloaded from the hub if it is an id.
-
-    Raises:
-        ValueError: neither such a folder nor a repository that can be reached.
-    """
+    """The local folder of a sentence-transformers model, from the hub if it is an id; ValueError if it is neither."""
     folder = Path(id_or_path)
     if not folder.is_dir():
         folder = hub_folder(
@@ -58,14 +54,10 @@ def embed_sentences(
 
 
 def save_teacher(path: Path, teacher: str | Path, subsets: Sequence[Subset], store: Store, device: str = "cpu") -> None:
-    """Embed both sentences of all pairs and write them where `TrainConfig.teacher` finds them.
+    """Embed both sentences of all pairs into a safetensors file, where `TrainConfig.teacher` finds them.
 
-    Args:
-        path: a safetensors file; it names the teacher and the data it was made from by checksum.
-        teacher: id or folder of a sentence-transformers model.
-        subsets: pairs of sentences.
-        store: keeps the embeddings for another file.
-        device: where the teacher runs.
+    The file names by checksum the teacher, an id or folder of a sentence-transformers model that runs on `device`, and
+    the data; the store keeps the embeddings for another file.
 
     Raises:
         ValueError: a pair has an image, or there is no such teacher.
@@ -89,8 +81,8 @@ def save_teacher(path: Path, teacher: str | Path, subsets: Sequence[Subset], sto
 def load_teacher(path: Path, subsets: Sequence[Subset]) -> tuple[np.ndarray, str]:
     """Read what `save_teacher` wrote, and check that it belongs to these pairs.
 
-    Returns:
-        (N, 2, E) float32, unit rows: query and target of all pairs, subset after subset; and the teacher's identity.
+    Returns (N, 2, E) float32, unit rows: query and target of all pairs, subset after subset; and the teacher's
+    identity.
 
     Raises:
         ValueError: the file is missing or damaged, or was made from other pairs.

@@ -1,7 +1,4 @@
-"""Where the pooled token looks: how much of its attention each part of the chat gets, layer by layer.
-
-An embedding is the state at the chat's last token, and attention is the only way in which content reaches it.
-"""
+"""Where the pooled token looks: the share of its attention that each part of the chat gets, layer by layer."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,15 +38,10 @@ def _recorded_weights(embedder: Embedder) -> Iterator[list[Tensor]]:
 
 
 def part_of_tokens(embedder: Embedder, ids: Sequence[int]) -> np.ndarray:
-    """The part of the chat each token belongs to.
+    """The part of the chat that each of (L,) token ids belongs to: (L,) int, index into PARTS.
 
-    Args:
-        embedder: with the prompt that made the tokens.
-        ids: (L,) token ids of one whole chat.
-
-    Returns:
-        (L,) int, index into PARTS: the system turn, visual tokens, the rest of the user's turn (an item's own text
-        and the prompt's line), and the assistant's header.
+    These are the system turn, visual tokens, the rest of the user's turn (an item's own text and the prompt's line),
+    and the assistant's header.
     """
     tokenizer, ids = embedder.processor.tokenizer, np.asarray(ids)
     turns = np.cumsum(ids == tokenizer.convert_tokens_to_ids(TURN_START))
@@ -63,18 +55,9 @@ def part_of_tokens(embedder: Embedder, ids: Sequence[int]) -> np.ndarray:
 
 @torch.inference_mode()
 def attention_shares(embedder: Embedder, items: Sequence[Embeddable], role: Role = "query") -> np.ndarray:
-    """How the pooled token's attention divides over the parts of the chat.
+    """How the pooled token's attention divides over the chat's parts; ValueError for an item embedded in two passes.
 
-    Args:
-        embedder: model and prompt.
-        items: as in Embedder.encode, each embedded in one pass.
-        role: whose lines of the prompt to use.
-
-    Returns:
-        (N, layers, len(PARTS)) float64, means over heads; the parts of an item's layer sum to 1.
-
-    Raises:
-        ValueError: an item is embedded in two parts.
+    Returns (N, layers, len(PARTS)) float64, means over heads; the parts of an item's layer sum to 1.
     """
     inputs, _ = embedder.inputs(items, role)
     if len(inputs) != len(items):
@@ -97,8 +80,7 @@ def compare_attention(
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Attention shares of images and of captions under several prompts (not the embedder's own).
 
-    Returns:
-        By prompt and kind ("image" or "caption") one record a layer, with an estimate in percent for each part.
+    Returns by prompt and kind ("image" or "caption") one record a layer, with an estimate in percent for each part.
     """
     digests = item_digests(item for pair in pairs for item in pair)
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}

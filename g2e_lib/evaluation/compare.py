@@ -29,10 +29,10 @@ def compare(
     by_seed: str = "",
     against_all: bool = False,
 ) -> dict[str, Any]:
-    """Compare methods query by query.
+    """Compare methods, for each one record a seed, query by query.
 
     Args:
-        records: for each method one record a seed.
+        records: by method.
         groups: for each average the datasets that enter, such as `statistics.group_names` gives.
         baselines: methods that all later ones are compared with; those that are not among `records` are left out.
         seed: of the bootstrap.
@@ -40,8 +40,8 @@ def compare(
         against_all: compare earlier methods with the baselines too.
 
     Returns:
-        `methods`: by name estimates in percent in `groups` and `datasets`, and `right`, for each dataset one string
-        a seed; `differences`: by baseline and method estimates by group, in points.
+        `methods`: by name estimates in percent in `groups` and `datasets`, and `right`, for each dataset one string a
+            seed; `differences`: by baseline and method estimates by group, in points.
     """
     shares = {name: answers(some) for name, some in records.items()}
     methods: dict[str, Any] = {}

@@ -12,11 +12,7 @@ from g2e_lib.project.store import Store
 
 
 def image_text_pairs(rows: Sequence[EvalRow], count: int) -> list[tuple[Item, Item]]:
-    """Images and their captions, both bare, from the first rows of an image-to-text dataset.
-
-    Raises:
-        ValueError: a row has no query image, or a right candidate that is not text alone.
-    """
+    """Images and bare captions from an image-to-text dataset's first rows; ValueError where it is none."""
     pairs = [(Item("", row.query.image), row.candidates[0]) for row in rows[:count]]
     if any(image.image is None or caption.image is not None for image, caption in pairs):
         raise ValueError("these rows are not image-to-text: choose a dataset such as CaptionI2T or MSCOCO_i2t")
@@ -28,10 +24,8 @@ def modality_panels(
 ) -> dict[str, dict[str, Any]]:
     """The modality gap under several prompts (not the embedder's own), with a picture of it.
 
-    Images and captions are both embedded as queries, where every prompt has its say at every level.
-
-    Returns:
-        For each prompt `gap` (see modality_gap) and (N, 2) lists `image`, `text`: their two principal components.
+    Both sides are embedded as queries, where every prompt has its say at every level. Returns for each prompt `gap`
+    (see modality_gap) and (N, 2) lists `image`, `text`: their two principal components.
     """
     images, texts = (list(side) for side in zip(*pairs, strict=True))
     panels = {}
@@ -44,16 +38,10 @@ def modality_panels(
 
 
 def modality_gap(image_embeddings: np.ndarray, text_embeddings: np.ndarray, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """How far images and texts lie apart, with a bootstrap over the pairs.
+    """How far images and their texts, (N, D) float32 unit rows, lie apart, with a bootstrap over the pairs.
 
-    Args:
-        image_embeddings: (N, D) float32, unit rows.
-        text_embeddings: (N, D) float32, unit rows; row i describes image i.
-        seed: of the bootstrap.
-
-    Returns:
-        Estimates, not in percent: `centroid_distance`, the Euclidean distance of the two means, and `paired_cosine`,
-        the mean cosine of an image and its own text.
+    Returns estimates, not in percent: `centroid_distance`, the Euclidean distance of the two means, and
+    `paired_cosine`, the mean cosine of an image and its own text.
     """
     n = len(image_embeddings)
     difference = image_embeddings - text_embeddings  # the distance of the means is the length of its mean
@@ -70,11 +58,7 @@ def modality_gap(image_embeddings: np.ndarray, text_embeddings: np.ndarray, seed
 
 
 def project(embeddings: np.ndarray) -> np.ndarray:
-    """The first two principal components: (N, 2) float32, signs fixed so that a rerun draws the same picture.
-
-    Args:
-        embeddings: (N, D) float32.
-    """
+    """The first two principal components: (N, 2) float32, signs fixed so that a rerun draws the same picture."""
     centred = embeddings - embeddings.mean(0)
     _, _, components = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
     components = components[:2] * np.sign(components[:2][np.arange(2), np.abs(components[:2]).argmax(1)])[:, None]

@@ -16,11 +16,10 @@ from g2e_lib.prompts import TURN_END, Role, render
 
 
 def prompt_tokens(embedder: Embedder, item: Embeddable, role: Role = "query") -> list[dict[str, Any]]:
-    """The tokens a model reads for one item, line by line of the chat.
+    """The tokens a model reads for one item, one record a line of the chat.
 
-    Returns:
-        One record a line: `tokens`, a list of strings (an image's visual tokens as one, with their number), and
-        `is_pooled`, whether the line ends with the token whose state becomes the embedding.
+    `tokens` are strings (an image's visual tokens one, with their number), and `is_pooled` says whether the line ends
+    with the token whose state becomes the embedding.
     """
     tokenizer, image_token = embedder.processor.tokenizer, embedder.processor.image_token
     lines: list[list[str]] = [[]]
@@ -39,14 +38,7 @@ def prompt_tokens(embedder: Embedder, item: Embeddable, role: Role = "query") ->
 
 @torch.inference_mode()
 def reply(embedder: Embedder, item: Embeddable, role: Role = "query", max_new_tokens: int = 80) -> str:
-    """What the model answers to an item under the embedder's prompt, by greedy decoding.
-
-    Args:
-        embedder: model and prompt.
-        item: one item, as in Embedder.encode.
-        role: whose lines of the prompt to use.
-        max_new_tokens: the answer is cut there.
-    """
+    """What the model answers to an item under the embedder's prompt, by greedy decoding."""
     text, source = as_item(item)
     images = [open_image(source)] if source is not None else None
     chat = render(embedder.prompt, role, text, images is not None)
@@ -67,20 +59,11 @@ def next_word_probabilities(embedder: Embedder, items: Sequence[Embeddable], rol
 def compare_next_words(
     embedder: Embedder, prompts: Sequence[str], pairs: Sequence[tuple[Item, Item]], store: Store, top_k: int = 5
 ) -> list[dict[str, Any]]:
-    """What the model would say next after an image and after its caption, under each prompt.
+    """The likeliest words the model would say next after an image and after its caption, under each prompt.
 
-    The embedding is the state those words are read from, so where the words agree, the embeddings can.
-
-    Args:
-        embedder: the model; its own prompt is not used.
-        prompts: names.
-        pairs: (image, caption); the first one is the example whose words are shown.
-        store: keeps the records.
-        top_k: how many words.
-
-    Returns:
-        One record a prompt: `image` and `text` with [word, probability] of the example, and `overlap`, the
-        probability mass both distributions share (sum of the smaller ones), in percent over all pairs.
+    Where the words agree, embeddings can: they are the states words are read from. Returns one record a prompt:
+    `image` and `text` with [word, probability] of the first pair, and `overlap`, the probability mass both
+    distributions share (sum of the smaller ones), in percent over all pairs.
     """
     digests = item_digests(item for pair in pairs for item in pair)
     shared_key = {"pairs": [digests[item] for pair in pairs for item in pair], "top_k": top_k}

@@ -38,13 +38,9 @@ Clusters = Sequence[Sequence[int]]  # rows, anchor first
 
 
 class Judge(Protocol):
-    """Tells for one training subset whether a target is a right answer to a query.
+    """Tells for one training subset whether a target is a right answer to a query."""
 
-    Attributes:
-        identity: of what it knows and how it judges.
-    """
-
-    identity: str
+    identity: str  # of what it knows and how it judges
 
     def is_right(self, query: int, other: int, of: Self | None = None) -> bool:
         """Whether the positive of row `other`, of the subset that `of` judges (None: this), is right for `query`."""
@@ -53,11 +49,8 @@ class Judge(Protocol):
 class AnnotatedJudge:
     """Tells whether a target is annotated as a right answer to a query anywhere in a training subset.
 
-    Real data record one answer a row, so a target counts as right for a query if some row pairs the two: labels and
-    answers that repeat, and images with several captions, are seen; right answers that nobody wrote down are not.
-
-    Args:
-        subset: the pairs; items are the same if their content is, whatever the files are called.
+    That is, whether some row pairs the two, by content: labels and answers that repeat, and images with several
+    captions, are seen; right answers that nobody wrote down are not.
     """
 
     def __init__(self, subset: Subset) -> None:
@@ -86,10 +79,9 @@ def count_false_negatives(
 ) -> dict[str, list[list[int]]]:
     """Judge the negatives of a subset's clusters; `positive_of` (N,) int is the target of each row.
 
-    Returns:
-        For every cluster `anchor` = [false negatives, negatives] of its anchor; for up to CLUSTERS_JUDGED of them
-        `trained`, the same over all ordered pairs of a cluster, as training uses them; and `masked`, the same without
-        targets identical to the query's positive.
+    Returns for every cluster `anchor` = [false negatives, negatives] of its anchor; for up to CLUSTERS_JUDGED of them
+    `trained`, the same over all ordered pairs of a cluster, as training uses them; and `masked`, the same without
+    targets identical to the query's positive.
     """
 
     def judged(pairs: Sequence[tuple[int, int]]) -> list[int]:
@@ -105,13 +97,10 @@ def count_false_negatives(
 def count_similarities(
     judge: Judge, clusters: Clusters, positive_of: np.ndarray, queries: np.ndarray, targets: np.ndarray, seed: int = 0
 ) -> dict[str, list[int]]:
-    """Sort the anchors' similarities of up to CLUSTERS_JUDGED clusters into bins between EDGES.
+    """Sort anchors' similarities of up to CLUSTERS_JUDGED clusters, from float32 unit rows, into bins between EDGES.
 
-    Args are as in count_false_negatives, and (N, D) and (M, D) float32 unit rows.
-
-    Returns:
-        For each of KINDS the counts: the anchor's positive, mined targets that are wrong answers to it, and mined
-        targets that are in truth right ones.
+    Returns for each of KINDS the counts: the anchor's positive, mined targets that are wrong answers to it, and mined
+    targets that are in truth right ones.
     """
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for rows in _judged_whole(clusters, "histograms", seed):
@@ -150,21 +139,15 @@ def compare_miners(
     miners: Sequence[Miner],
     store: Store,
 ) -> dict[str, Any]:
-    """Mine all subsets with every miner, and judge the negatives.
+    """Mine all subsets with every miner, `saha` among them, and judge the negatives.
 
-    Args:
-        embedder: with its prompt.
-        subsets: training subsets.
-        facts: `meta_task` of each.
-        judges: of each.
-        miners: `saha` among them; the others are compared with it.
-        store: keeps embeddings, clusters and judgements.
+    `facts` has `meta_task` of each subset, and `judges` who judges it.
 
     Returns:
         `groups`: names of subsets by group; `miners`: for each method statistics, estimates by subset and by group;
-        `differences`: by rival and group, how many points fewer false negatives SaHa has over whole clusters;
-        `clusters`: SaHa's, by subset; `similarities`: `edges` of bins and, by method, what count_similarities
-        returns, over all subsets.
+            `differences`: by rival and group, how many points fewer false negatives SaHa has over whole clusters;
+            `clusters`: SaHa's, by subset; `similarities`: `edges` of bins and, by method, what count_similarities
+            returns, over all subsets.
 
     Raises:
         ValueError: `saha` is not among the miners, or finds no cluster in a subset.
@@ -243,9 +226,7 @@ def explain_anchor(
 ) -> dict[str, Any]:
     """How the query of `row` gets its cluster, with the truth; pictures are kept in the folder `results`.
 
-    Returns:
-        `anchor` with `text` and `image`, and `steps`: for each retrieved target a record of Step with texts, images
-        and `is_right`.
+    Returns `anchor` with `text` and `image`, and `steps`, every target's Step with texts, images and `is_right`.
     """
     queries, targets = embed_subset(embedder, subset, store)
     first_row = {target: r for r, target in reversed(list(enumerate(subset.positive_of.tolist())))}
@@ -289,21 +270,14 @@ def judge_filter(
 ) -> dict[str, Any]:
     """Draw batches as training does, choose every query's hard negatives as UniME does, and judge them.
 
-    Args:
-        embedder: with its prompt, at the point of training that is asked about.
-        subsets: what batches are drawn from.
-        judges: of each subset.
-        margins: beta; the last one is what the others are compared with.
-        top_k: K.
-        batches: how many, and pairs in each.
-        store: keeps embeddings.
-        seed: of the batches.
+    The embedder is at the point of training that is asked about. `margins` are beta, the last one is what the others
+    are compared with; `top_k` is K; `batches` are how many, and pairs in each.
 
     Returns:
         `rates`: by margin the share of chosen negatives that are right answers, in percent, with an interval over
-        queries; `differences`: rates against the last margin, in points; `dropped`: by margin the share of the
-        batch's right answers that the filter takes away, empty where the batches have none. Right answers identical
-        to the positive are never chosen and not counted.
+            queries; `differences`: rates against the last margin, in points; `dropped`: by margin the share of the
+            batch's right answers that the filter takes away, empty where the batches have none. Right answers
+            identical to the positive are never chosen and not counted.
     """
     ids = number_targets(subsets)
     rows = [(i, row) for i, subset in enumerate(subsets) for row in range(len(subset.pairs))]

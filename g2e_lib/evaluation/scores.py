@@ -1,7 +1,4 @@
-"""Scores: MMEB's hit@1 and its comparison of prompts.
-
-A result is first of all a vector of right and wrong answers a dataset, from which everything else follows.
-"""
+"""Scores: MMEB's hit@1, as a vector of right and wrong answers a dataset, and its comparison of prompts."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -21,15 +18,9 @@ logger = logging.getLogger(__name__)
 def hit_at_one(
     query_embeddings: np.ndarray, target_embeddings: np.ndarray, candidates: Sequence[Sequence[int]]
 ) -> np.ndarray:
-    """Tell for each query whether its right candidate beats all others; a tie is wrong.
+    """Tell for each query, (N,) bool, whether its right candidate beats all others; a tie is wrong.
 
-    Args:
-        query_embeddings: (N, D) float32, unit rows.
-        target_embeddings: (M, D) float32, unit rows.
-        candidates: for each query its candidates' rows in `target_embeddings`, the right one first.
-
-    Returns:
-        (N,) bool.
+    Embeddings are (N, D) and (M, D) float32, unit rows; `candidates` their rows in the latter, the right one first.
 
     >>> q, t = np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32)
     >>> hit_at_one(q, t, [[0, 1], [0, 1]]).tolist()
@@ -49,15 +40,7 @@ def evaluate_mmeb(
     digests: Mapping[Item, str] | None = None,
     show_progress: bool = True,
 ) -> dict[str, np.ndarray]:
-    """Score an embedder on MMEB evaluation sets: for each (N,) bool; items shared by several are encoded once.
-
-    Args:
-        embedder: with its prompt.
-        datasets: rows by dataset name.
-        store: keeps embeddings.
-        digests: content digests of all items, if known already.
-        show_progress: draw progress bars.
-    """
+    """Right or wrong, (N,) bool, by dataset; shared items are encoded once. `digests`: of items' content, if known."""
     queries, query_rows = unique(row.query for rows in datasets.values() for row in rows)
     targets, target_rows = unique(item for rows in datasets.values() for row in rows for item in row.candidates)
     query_embeddings = encode_cached(embedder, queries, "query", store, digests, show_progress)
@@ -111,19 +94,10 @@ def score_prompts(
     baselines: Sequence[str] = ("none", "hierarchical"),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """hit@1 of one model under several prompts, also compared with each other query by query.
+    """hit@1 of one model under several prompts (not its own), also compared with each other query by query.
 
-    Args:
-        embedder: the model; its own prompt is not used.
-        prompts: names.
-        datasets: rows by dataset name.
-        info: `meta_task` and `distribution` of each dataset.
-        store: keeps embeddings.
-        baselines: those of `prompts` that all others are compared with.
-        seed: of the bootstrap.
-
-    Returns:
-        `datasets`: facts about each; `prompts` and `differences`: see compare.
+    `info` has `meta_task` and `distribution` of each dataset; all other prompts are compared with the `baselines`.
+    Returns facts about each of `datasets`, and `prompts` and `differences` as of compare.
     """
     digests = item_digests(item for rows in datasets.values() for row in rows for item in (row.query, *row.candidates))
     records = {}

@@ -11,12 +11,8 @@ from g2e_lib.project.bootstrap import BOOTSTRAP_SAMPLES, Estimate, bounds, perce
 def estimate(right: Mapping[str, np.ndarray], seed: int = 0) -> Estimate:
     """The mean over datasets of their scores, in percent, with a bootstrap over the queries of each dataset.
 
-    Args:
-        right: for each dataset (N,) bool or float; datasets weigh the same whatever their N, as in MMEB.
-        seed: of the bootstrap.
-
-    Raises:
-        ValueError: there is no dataset.
+    `right` has (N,) bool or float of each; datasets weigh the same whatever their N, as in MMEB. ValueError without
+    any.
     """
     return percent_estimate({name: np.asarray(values, dtype=np.float64) for name, values in right.items()}, seed)
 
@@ -24,13 +20,7 @@ def estimate(right: Mapping[str, np.ndarray], seed: int = 0) -> Estimate:
 def paired_difference(right: Mapping[str, np.ndarray], baseline: Mapping[str, np.ndarray], seed: int = 0) -> Estimate:
     """How much better one method is than another on the same queries, in points, with a paired bootstrap.
 
-    Args:
-        right: for each dataset (N,) bool of the method.
-        baseline: the same of the other method; the same datasets and queries in the same order.
-        seed: of the bootstrap.
-
-    Raises:
-        ValueError: the two were not scored on the same queries.
+    Both give (N,) bool for each dataset, queries in the same order; ValueError where these are not the same.
     """
     if {n: len(r) for n, r in right.items()} != {n: len(r) for n, r in baseline.items()}:
         raise ValueError("the two methods were not scored on the same datasets and queries: score both again")
@@ -38,11 +28,7 @@ def paired_difference(right: Mapping[str, np.ndarray], baseline: Mapping[str, np
 
 
 def estimate_mean(values: np.ndarray, seed: int = 0) -> Estimate:
-    """The mean of any numbers in their own unit, with a bootstrap over them.
-
-    Args:
-        values: (N,) float.
-        seed: of the bootstrap.
+    """The mean of any (N,) numbers in their own unit, with a bootstrap over them.
 
     >>> estimate_mean(np.array([2.0, 2.0]))
     Estimate(value=2.0, low=2.0, high=2.0, n=2)
@@ -78,12 +64,7 @@ def _ratio_estimate(value: float, samples: np.ndarray, n: int) -> Estimate:
 def estimate_ratio(counts: Counts, seed: int = 0) -> Estimate:
     """A share in percent, such as that of false negatives, with a bootstrap over units; datasets weigh the same.
 
-    Args:
-        counts: for each dataset [part, whole] of every unit.
-        seed: of the bootstrap.
-
-    Raises:
-        ValueError: there is nothing to count.
+    ValueError where there is nothing to count.
 
     >>> estimate_ratio({"a": [[1, 4]], "b": [[0, 4]]}).value
     12.5
@@ -92,12 +73,9 @@ def estimate_ratio(counts: Counts, seed: int = 0) -> Estimate:
 
 
 def difference_of_ratios(counts: Counts, subtracted: Counts, seed: int = 0) -> Estimate:
-    """One share minus another, in points, over the datasets that have something to count in both.
+    """One share minus another, in points, over datasets that have something to count in both; else a ValueError.
 
     The units (such as clusters of two miners) are different ones, so both are resampled independently; n is their sum.
-
-    Raises:
-        ValueError: there is nothing to count.
     """
     rng = np.random.default_rng(seed)
     here, there = ({n for n, units in one.items() if sum(w for _, w in units)} for one in (counts, subtracted))
@@ -108,9 +86,6 @@ def difference_of_ratios(counts: Counts, subtracted: Counts, seed: int = 0) -> E
 
 def group_names(info: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     """The averages MMEB reports: for each meta-task, IND, OOD and overall the datasets that enter.
-
-    Args:
-        info: for each dataset its `meta_task` and `distribution` ("IND" or "OOD").
 
     >>> group_names({"A": {"meta_task": "vqa", "distribution": "IND"}})
     {'vqa': ['A'], 'IND': ['A'], 'overall': ['A']}

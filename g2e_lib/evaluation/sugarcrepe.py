@@ -1,7 +1,6 @@
 """SugarCrepe and SugarCrepe++: can an embedder tell a caption from a fluent one that is slightly wrong?
 
-Readers of the published files, which the embedded world's own are written like, and their scores. An image is a
-target, captions are queries with CAPTION_PREFIX (Gen2Embed, section 5). Ties are wrong.
+An image is a target, captions are queries with CAPTION_PREFIX (Gen2Embed, section 5). Ties are wrong.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,17 +23,10 @@ Sets = Mapping[str, Mapping[str, Sequence[CrepeRow]]]  # "sugarcrepe" and "sugar
 def score_rows(
     image_embeddings: np.ndarray, caption_embeddings: np.ndarray, negative_embeddings: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Tell for each row whether it is right.
+    """Tell for each row whether it is right, from (N, D) and, of C = 1 or 2 true captions, (N, C, D) float32 unit rows.
 
-    Args:
-        image_embeddings: (N, D) float32, unit rows.
-        caption_embeddings: (N, C, D) float32, unit rows; C true captions, 1 or 2.
-        negative_embeddings: (N, D) float32, unit rows.
-
-    Returns:
-        `image`: (N,) bool, every true caption beats the negative against the image; `margin`: (N,) float32, by how
-        much; with two captions also `text`: (N,) bool, the captions are closer to each other than either is to the
-        negative.
+    Returns `image`: (N,) bool, every true caption beats the negative against the image; `margin`: (N,) float32, by how
+    much; with two captions `text`: (N,) bool, they are closer to each other than either is to the negative.
     """
     positive = np.einsum("ncd,nd->nc", caption_embeddings, image_embeddings)
     negative = np.einsum("nd,nd->n", negative_embeddings, image_embeddings)
@@ -49,14 +41,7 @@ def score_rows(
 def evaluate_sugarcrepe(
     embedder: Embedder, subsets: Mapping[str, Sequence[CrepeRow]], store: Store, show_progress: bool = True
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Score an embedder: for each subset what score_rows returns; what several rows share is encoded once.
-
-    Args:
-        embedder: with its prompt.
-        subsets: rows by name, all with their images (see with_images), none of them empty.
-        store: keeps embeddings.
-        show_progress: draw progress bars.
-    """
+    """By subset, none empty, what score_rows returns; shared items are encoded once. All rows have their image."""
     texts, text_rows = unique(
         CAPTION_PREFIX + text for rows in subsets.values() for row in rows for text in (*row.captions, row.negative)
     )
@@ -87,19 +72,12 @@ def group_subsets(names: Iterable[str]) -> dict[str, list[str]]:
 def compare_models(
     embedders: Mapping[str, Callable[[], Embedder]], sets: Sets, baselines: Sequence[str], store: Store, seed: int = 0
 ) -> tuple[dict[str, Any], dict[str, dict[str, dict]]]:
-    """Score several embedders on both sets, and compare them row by row.
-
-    Args:
-        embedders: by method, made one after the other.
-        sets: rows by name of the set and subset, all with their images.
-        baselines: methods that all later ones are compared with.
-        store: keeps embeddings.
-        seed: of the bootstrap.
+    """Score several embedders, made one after the other, on both sets, and compare later ones with the baselines.
 
     Returns:
         `sets`: set -> kind ("image", "text") -> method -> `subsets` and `groups`, estimates in percent, and `right`;
-        `differences`: set -> kind -> baseline -> method -> group, in points; and besides, by set and method what
-        evaluate_sugarcrepe returns.
+            `differences`: set -> kind -> baseline -> method -> group, in points; and besides, by set and method what
+            evaluate_sugarcrepe returns.
     """
     scores: dict[str, dict[str, dict]] = {name: {} for name in sets}
     for method, make in embedders.items():
@@ -124,16 +102,10 @@ def compare_models(
 def worst_rows(
     scores: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], subsets: Mapping[str, Sequence[CrepeRow]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """For each method and group the row it gets most wrong: what the gallery shows.
+    """For each method and group the row it gets most wrong, from SugarCrepe's scores: what the gallery shows.
 
-    Args:
-        scores: by method, of SugarCrepe.
-        subsets: its rows.
-
-    Returns:
-        By method records of `group`, `subset`, `row`, `image` (a path), `caption`, `negative`, `margin` (cosine of the
-        caption minus that of the negative) and `wrong`, how many rows of the group are; groups without any are left
-        out.
+    Returns by method records of `group`, `subset`, `row`, `image` (a path), `caption`, `negative`, `margin` (cosine of
+    caption minus cosine of negative) and `wrong`, how many of the group's rows are; groups without any are left out.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for method, by_subset in scores.items():
@@ -152,11 +124,7 @@ def worst_rows(
 
 
 def save_gallery(found: Mapping[str, Sequence[dict[str, Any]]], results: Path) -> dict[str, list[dict[str, Any]]]:
-    """Keep small copies of the pictures of `worst_rows` in a run's folder, so that they can be drawn without the data.
-
-    Returns:
-        The same records, `image` being a path relative to the folder.
-    """
+    """The records of `worst_rows` with small copies of their pictures: `image` becomes a path relative to `results`."""
     return {
         method: [{**record, "image": save_picture(record["image"], results)} for record in records]
         for method, records in found.items()

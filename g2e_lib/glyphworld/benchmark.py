@@ -1,7 +1,6 @@
-"""MMEB-mini: the datasets of datasets.py written in MMEB's own row format, read back, and verified.
+"""MMEB-mini: the datasets of datasets.py in MMEB's own row format, built to the byte, read back, and verified.
 
-All other targets of a dataset are candidates of a row, except those that `matches` says would be a second right
-answer. Building is deterministic to the byte.
+All other targets of a dataset are candidates of a row, except those that `matches` says would be right answers too.
 """
 
 import json
@@ -29,31 +28,20 @@ EVAL_FOLDER, TRAIN_FOLDER, TRUTH = "eval", "train", "truth.jsonl"
 
 @dataclass(frozen=True)
 class Size:
-    """How large a build is.
+    """How large a build is."""
 
-    Attributes:
-        queries: rows of an evaluation dataset.
-        pairs: rows of a training subset.
-        candidates: most candidates of a row, the right one included.
-        families: families of scenes, for either split.
-        views: drawings of a scene in the training split; more than one makes different images mean the same.
-    """
-
-    queries: int = 300
-    pairs: int = 1200
-    candidates: int = 100
-    families: int = 100
-    views: int = 2
+    queries: int = 300  # rows of an evaluation dataset
+    pairs: int = 1200  # rows of a training subset
+    candidates: int = 100  # most candidates of a row, the right one included
+    families: int = 100  # families of scenes, for either split
+    views: int = 2  # drawings of a scene in the training split; with more than one, different images mean the same
 
 
 def eval_rows(dataset: Dataset, world: World, size: Size) -> list[tuple[Side, list[Side]]]:
     """The rows of one evaluation dataset: (query, candidates), the right one first, no two queries alike.
 
     A quarter of the candidates are those that share most with the right one, the rest are drawn from all targets of
-    the dataset; whatever `matches` calls right is left out.
-
-    Raises:
-        ValueError: the dataset has not so many distinct queries.
+    the dataset; whatever `matches` calls right is left out. ValueError where there are not so many distinct queries.
     """
     rng = random.Random(f"{dataset.name} {world.split} {VERSION}")
     examples: dict[tuple, Example] = {}
@@ -98,9 +86,9 @@ def train_pairs(dataset: Dataset, world: World, size: Size) -> list[tuple[Side, 
 def build(root: Path, size: Size | None = None, show_progress: bool = True, split: Split = "test") -> dict:
     """Write MMEB-mini: `eval/` and `train/` with one folder a subset, `images/`, and the manifest, which is returned.
 
-    Training subsets also get `truth.jsonl`: for each pair the meaning of query and target, from which `matches`
-    tells whether a mined negative is a false one. `eval/` asks about scenes of `split`; "validation" is for choosing
-    settings. Without a size it is that of profile `mini`.
+    Training subsets also get `truth.jsonl`, the meanings of query and target of each pair, from which `matches` tells
+    whether a mined negative is a false one. `eval/` asks about scenes of `split`; "validation" is for choosing
+    settings.
     """
     size = size or Size()
     test = World(random.Random(f"{split} world {VERSION}"), split, size.families, views=1)
@@ -163,25 +151,14 @@ def _manifest(root: Path) -> dict:
 
 
 def load(root: Path, names: Sequence[str] = (), limit: int = 0) -> tuple[dict[str, list[EvalRow]], dict[str, dict]]:
-    """Read evaluation datasets of a build: those of `names` or else all, at most `limit` rows of each unless it is 0.
-
-    Returns:
-        Rows by dataset name, and facts by dataset name (meta_task, distribution, why, and counts).
-
-    Raises:
-        ValueError: an unknown dataset.
-    """
+    """Rows and facts by dataset, `names` or else all, up to `limit` rows unless 0; ValueError if one is unknown."""
     facts = _manifest(root)["datasets"]
     rows = {name: read_mmeb_eval(root / EVAL_FOLDER, name, root, limit) for name in names or facts}
     return rows, {name: facts[name] for name in rows}
 
 
 def training_facts(root: Path, names: Sequence[str] = ()) -> dict[str, dict]:
-    """Facts (meta_task, distribution, and counts) of training subsets of a build: those of `names`, or else all.
-
-    Raises:
-        ValueError: an unknown subset, or a dataset without training pairs.
-    """
+    """Meta-task, distribution and counts of `names`, or else all training subsets; ValueError where one is unknown."""
     known = {name: facts for name, facts in _manifest(root)["datasets"].items() if facts["train_pairs"]}
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"unknown training subset {unknown[0]!r}: choose among {', '.join(known)}")
@@ -189,11 +166,7 @@ def training_facts(root: Path, names: Sequence[str] = ()) -> dict[str, dict]:
 
 
 def check(root: Path) -> str:
-    """Verify a build against its manifest, and that against the repository's checksums; returns what was compared.
-
-    Raises:
-        ValueError: something differs.
-    """
+    """What was compared of a build, its manifest and the repository's checksums; ValueError where something differs."""
     if problems := verify(root):
         raise ValueError(f"{root} is damaged: {'; '.join(problems[:3])}. Build it again with --fresh")
     expected = json.loads(CHECKSUMS.read_text(encoding="utf-8"))
@@ -211,7 +184,7 @@ def check(root: Path) -> str:
 
 
 def verify(root: Path) -> list[str]:
-    """Compare a build with its manifest; returns what differs, one line each, nothing if all is well."""
+    """What differs between a build and its manifest, one line each; nothing if all is well."""
     manifest, found = _manifest(root), checksums(root)
     names = sorted({*manifest["tables"], *found["tables"]})
     problems = [f"{n} differs" for n in names if manifest["tables"].get(n) != found["tables"].get(n)]

@@ -1,8 +1,6 @@
 """SugarCrepe-mini and SugarCrepe++-mini: GlyphWorld's own rows in the published files' formats.
 
-A caption is true of its picture, a second one says the same in other words, and the negative is as fluent and false;
-all three are decided by the scene and checked as they are made. Negatives are worded like captions, so that nothing
-but the picture (or the other caption) tells them apart.
+Two captions true of the picture, and a false one worded alike; the scene decides, so nothing else tells them apart.
 """
 
 import random
@@ -102,10 +100,7 @@ def _swapped_colours(statement: Statement, index: int, rng: random.Random) -> tu
 
 
 def make_row(subset: str, scene: Scene, rng: random.Random) -> dict[str, str] | None:
-    """Caption, second caption and negative of one scene, or None.
-
-    The second caption has another template and another order; related things are told from the other's side.
-    """
+    """Caption, second caption (other template and order, relations seen from the other side) and negative, or None."""
     made = make_statements(subset, scene, rng)
     if made is None:
         return None
@@ -149,7 +144,7 @@ def build_crepe(root: Path, rows: int = 300, split: Split = "test") -> None:
 
 
 def prepare_crepe(cache: Path, rows: int = 300, split: Split = "test") -> Path:
-    """The folder of a build, made if it is not there; half-written builds are never seen."""
+    """The folder of a build, made if it is not there."""
     root = build_folder(cache, "sugarcrepe-mini", "glyphworld.crepe", VERSION, rows, split)
     return build_once(root, lambda partial: build_crepe(partial, rows, split))
 

@@ -1,8 +1,4 @@
-"""The sixteen datasets of MMEB-mini: what each asks, and how one query with its target is drawn.
-
-Every row is made from a query meaning and a target meaning (scenes.Meaning); scenes come in families of near
-duplicates, so that hard distractors are always among the candidates.
-"""
+"""The sixteen datasets of MMEB-mini, and how a query and its target are drawn; scenes come with near duplicates."""
 
 import hashlib
 import random
@@ -65,14 +61,7 @@ Make = Callable[[random.Random, "World"], Example]
 
 
 class World:
-    """The scenes one split of the benchmark is drawn from: families of FAMILY_SIZE, each an edit from its first.
-
-    Args:
-        rng: source of randomness.
-        split: which scenes.
-        families: how many families.
-        views: how many drawings of each scene.
-    """
+    """The scenes of a split that the benchmark is drawn from: families of FAMILY_SIZE, each an edit from its first."""
 
     def __init__(self, rng: random.Random, split: Split, families: int, views: int) -> None:
         self.split, self.views = split, views
@@ -215,22 +204,14 @@ def _by_kind(_: random.Random, scene: Scene, thing: Thing) -> str | None:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One dataset of MMEB-mini.
-
-    Attributes:
-        meta_task: classification, vqa, retrieval or grounding.
-        distribution: IND (has training pairs) or OOD.
-        why: what makes it in- or out-of-distribution.
-        make: draws one (query, target).
-        labels: class names that are candidates of every row, besides the targets of other rows.
-    """
+    """One dataset of MMEB-mini."""
 
     name: str
-    meta_task: str
-    distribution: str
-    why: str
-    make: Make
-    labels: tuple[str, ...] = ()
+    meta_task: str  # classification, vqa, retrieval or grounding
+    distribution: str  # IND (has training pairs) or OOD
+    why: str  # what makes it in- or out-of-distribution
+    make: Make  # draws one (query, target)
+    labels: tuple[str, ...] = ()  # class names: candidates of every row, besides the targets of other rows
 
 
 # No kinds: "planet" would be a second right answer to a question for mars.

@@ -1,7 +1,4 @@
-"""Pictures of the embedded world for people: what it contains, how it is described, what the benchmark asks.
-
-Each function gives tiles (see pictures) whose `image` is a picture; `save_gallery` writes them to the results.
-"""
+"""Pictures of the embedded world for people: tiles (see pictures) whose `image` is a picture or, once saved, a file."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -87,11 +84,7 @@ def save_gallery(
     seed: int = 0,
     has_world: bool = True,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Write the pictures of the first row of the named datasets and, if `has_world`, of GlyphWorld into the results.
-
-    Returns:
-        Tiles of `rows` and, of GlyphWorld, `objects`, `scenes` and `looks`, their pictures named by file.
-    """
+    """Save the named datasets' first rows and, if `has_world`, GlyphWorld: tiles by part, pictures named by file."""
     tiles = {"rows": row_tiles(datasets, names)}
     if has_world:
         tiles |= {"objects": object_tiles(), "scenes": scene_tiles(seed), "looks": look_tiles(seed)}

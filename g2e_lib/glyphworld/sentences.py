@@ -1,7 +1,6 @@
 """Text alone from GlyphWorld: pairs of captions that say the same of one scene, and retrieval by captions.
 
-Pairs teach the text teacher and carry its similarities to the student (UniME, stage 1); retrieval is UniME's
-evaluation with short and with long captions, in which every caption is true of one picture only.
+Pairs teach the text teacher, and its student by it (UniME, stage 1); retrieval is UniME's evaluation.
 """
 
 import random
@@ -62,11 +61,7 @@ def captioned_scenes(style: str, count: int, split: Split) -> list[tuple[Scene, 
 
 
 def prepare_retrieval(cache: Path, count: int = 300, split: Split = "test") -> dict[str, list[EvalRow]]:
-    """Retrieval among `count` pictures and their captions, both ways, for every style of caption.
-
-    Returns:
-        Rows by name: `short_i2t`, `short_t2i`, `long_i2t`, `long_t2i`; their pictures lie below `cache`.
-    """
+    """Rows by name, {short,long}_{i2t,t2i}, of `count` pictures and captions; pictures lie below `cache`."""
     made = {style: [(Picture(s), t) for s, t in captioned_scenes(style, count, split)] for style in CAPTIONS}
     folder = build_folder(cache, "retrieval-mini", "glyphworld.sentences", VERSION, count, split)
     pictures = [picture for some in made.values() for picture, _ in some]

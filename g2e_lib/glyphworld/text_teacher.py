@@ -1,7 +1,6 @@
 """A text teacher for the embedded world: a small bidirectional encoder, trained on paraphrases of training scenes.
 
-It is an ordinary sentence-transformers model, so that UniME's first stage treats it as any other teacher. It reads
-words in both directions and has never seen a picture.
+To UniME's first stage it is a sentence-transformers model like any other; it has never seen a picture.
 """
 
 from collections.abc import Sequence
@@ -29,23 +28,14 @@ MAX_LENGTH = 128  # tokens; long captions have about 90
 
 @dataclass(frozen=True)
 class TeacherSize:
-    """How large a teacher is and how long it is trained.
+    """How large a teacher is and how long it is trained."""
 
-    Attributes:
-        pairs: paraphrases of training scenes; one epoch.
-        batch: pairs in a batch, each with all others' sentences as negatives.
-        hidden: size of the states, and of the embedding.
-        layers: of the encoder.
-        learning_rate: peak; linear warm-up over a tenth of the steps, linear decay.
-        seed: of weights and order.
-    """
-
-    pairs: int = 8192
-    batch: int = 128
-    hidden: int = 128
-    layers: int = 3
-    learning_rate: float = 2e-3
-    seed: int = 0
+    pairs: int = 8192  # paraphrases of training scenes; one epoch
+    batch: int = 128  # pairs, each with all others' sentences as negatives
+    hidden: int = 128  # size of the states, and of the embedding
+    layers: int = 3  # of the encoder
+    learning_rate: float = 2e-3  # peak; linear warm-up over a tenth of the steps, linear decay
+    seed: int = 0  # of weights and order
 
 
 def train_teacher(folder: Path, size: TeacherSize) -> None:
@@ -109,12 +99,8 @@ def open_teacher(
 ) -> tuple[Path, dict[str, Any]]:
     """A teacher's folder and what is known about it: `model`, `identity`, `recall` and, of the embedded one, its size.
 
-    Args:
-        cache: folder of everything that can be made again.
-        teacher: EMBEDDED for the one trained here, else the id or folder of a sentence-transformers model.
-        pairs: paraphrases the embedded one is trained on.
-        held_out: pairs of sentences that it was not trained on, by which it is judged; see judge_teacher.
-        store: keeps embeddings.
+    `teacher` is EMBEDDED, trained here on so many `pairs` of paraphrases, or the id or folder of a
+    sentence-transformers model; `held_out` pairs of sentences judge it, see judge_teacher.
     """
     size = TeacherSize(pairs=pairs)
     is_ours = teacher == EMBEDDED

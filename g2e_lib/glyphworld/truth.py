@@ -10,15 +10,7 @@ from g2e_lib.project.fingerprint import code_fingerprint
 
 
 class Judge:
-    """Tells for one training subset whether a target is a right answer to a query.
-
-    Args:
-        root: folder of a build of MMEB-mini.
-        subset: name of a training subset.
-
-    Raises:
-        ValueError: the subset has no recorded truth.
-    """
+    """Tells whether a target is a right answer to a query of a training subset; ValueError without a recorded truth."""
 
     def __init__(self, root: Path, subset: str) -> None:
         path = root / TRAIN_FOLDER / subset / TRUTH
@@ -32,13 +24,7 @@ class Judge:
         self._known: dict[tuple[Meaning, Meaning], bool] = {}
 
     def is_right(self, query: int, other: int, of: "Judge | None" = None) -> bool:
-        """Whether the positive of row `other` of the subset that `of` judges is also right for row `query` here.
-
-        Args:
-            query: a row of this subset.
-            other: a row of the other one.
-            of: None is this subset itself.
-        """
+        """Whether the positive of row `other`, of the subset that `of` judges (None: this), is right for `query`."""
         pair = self.queries[query], (of or self).targets[other]
         if pair not in self._known:
             self._known[pair] = matches(*pair)

@@ -23,10 +23,7 @@ def conversation_image(conversation: Conversation) -> Image.Image | None:
 
 
 def tokenize(conversation: Conversation, processor: G2EProcessor, visual_tokens: int) -> tuple[list[int], list[int]]:
-    """Token ids and labels of a conversation whose picture takes so many visual tokens (0 without one).
-
-    Labels are IGNORED except on what the assistant says.
-    """
+    """Ids and labels, IGNORED but on what the assistant says; 0 `visual_tokens` where there is no picture."""
     ids, labels = [], []
     for text, is_answer in conversation.segments():
         expanded = text.replace(processor.image_token, processor.image_token * visual_tokens)
@@ -37,10 +34,7 @@ def tokenize(conversation: Conversation, processor: G2EProcessor, visual_tokens:
 
 
 def batches(conversations: list[Conversation], processor: G2EProcessor, chunk_tokens: int) -> Iterator[dict]:
-    """Cut conversations into padded batches of similar length and about `chunk_tokens` tokens.
-
-    Lengths are multiples of LENGTH_STEP, so that few shapes occur.
-    """
+    """Cut into padded batches of like length, a multiple of LENGTH_STEP so that few shapes occur, of `chunk_tokens`."""
     merge = processor.image_processor.merge_size**2
     images = [conversation_image(c) for c in conversations]
     shown = [image for image in images if image is not None]

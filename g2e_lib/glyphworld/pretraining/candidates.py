@@ -24,10 +24,7 @@ def _interval(estimate: Mapping[str, float], form: str = ".1f") -> str:
 
 
 def describe(folder: Path, name: str, remark: str, is_chosen: bool) -> dict[str, str]:
-    """The record of a base model: percentages from images and from texts on validation scenes, hit@1 on MMEB-mini.
-
-    Its name and a remark on why it was or was not chosen to ship are for people.
-    """
+    """A base model's record: competence in percent on validation scenes, and hit@1 on MMEB-mini."""
     embedder = Embedder.from_pretrained(folder, device="cpu", dtype="float32")
     records = competence(embedder.model, embedder.processor, "validation")
     share = {(record["kind"], record["source"]): record["value"] for record in records}

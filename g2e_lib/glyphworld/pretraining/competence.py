@@ -1,8 +1,6 @@
 """How good a generator a base model is, on scenes it never saw.
 
-Answers count as right only if greedy decoding would produce them exactly, end-of-turn token included. That is read
-off one teacher-forced pass: greedy decoding gives the right answer if and only if every token of it is the most
-likely one after the right prefix.
+Right is what greedy decoding would say exactly, end of turn included: each token is likeliest after the right prefix.
 """
 
 import random
@@ -38,9 +36,7 @@ def competence(
 ) -> list[dict]:
     """Ask questions of every kind, or of `kinds`, about pictures and about descriptions of scenes of `split`.
 
-    Returns:
-        One record per kind and source ("image" or "text"): kind, source, and the share of right answers as an
-        estimate (value, low, high in percent, n).
+    Returns one record per kind and source ("image" or "text"): the share of right answers as an estimate in percent.
     """
     model.eval()
     rng = random.Random(f"competence {split} {seed}")

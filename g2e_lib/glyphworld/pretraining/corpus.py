@@ -1,7 +1,6 @@
 """Conversations the base model is pre-trained on: generative instruction data about scenes, and nothing else.
 
-A conversation shows a picture, or a text about one, and goes on with questions, descriptions, one-word summaries,
-edits and pointing. No two items are ever compared: there is no contrastive signal.
+Questions, descriptions, one-word summaries, edits and pointing; no two items are compared, so nothing is contrastive.
 """
 
 import random
@@ -31,21 +30,13 @@ IN_SEVERAL_WORDS = ("list", "describe at")  # kinds of questions that cannot be 
 
 @dataclass(frozen=True)
 class Conversation:
-    """A chat about one picture, one text, or nothing.
+    """A chat about one picture, one text, or nothing."""
 
-    Attributes:
-        turns: (user, assistant) pairs; the picture, if any, stands first in the first user turn.
-        system: the system message, or None for no system turn.
-        scene: what the picture shows, or None for a chat without a picture.
-        place: 0..3 shows only the crop around the thing at that place, None the whole picture.
-        view: which drawing of the scene.
-    """
-
-    turns: tuple[tuple[str, str], ...]
-    system: str | None = None
-    scene: Scene | None = None
-    place: int | None = None
-    view: int = 0
+    turns: tuple[tuple[str, str], ...]  # (user, assistant); the picture, if any, stands first in the first user turn
+    system: str | None = None  # message, or None for no system turn
+    scene: Scene | None = None  # what the picture shows, or None for a chat without one
+    place: int | None = None  # 0..3 shows only the crop around the thing at that place, None the whole picture
+    view: int = 0  # which drawing of the scene
 
     def segments(self) -> Iterator[tuple[str, bool]]:
         """The conversation as text pieces, each with whether the assistant wrote it (and the loss counts it)."""
@@ -107,10 +98,7 @@ def named(rng: random.Random, scene: Scene) -> Conversation:
 
 
 def inventory(rng: random.Random, scene: Scene) -> Conversation:
-    """Lists of every object, colour and place, in all orders: what belongs to what, said as densely as can be.
-
-    What belongs together is said without a word between, so that the answer is one look away from what it depends on.
-    """
+    """Lists of every object, colour and place, in all orders, no word between: an answer is one look away."""
     turns = []
     for order in rng.sample(tuple(permutations(range(3))), 3):
         entries = [(t.name, t.colour, PLACES[t.place]) for t in rng.sample(scene.things, len(scene.things))]
@@ -259,15 +247,10 @@ MIXTURE = (
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is taught for a while.
+    """What is taught for a while."""
 
-    Attributes:
-        mixture: makers of conversations with their shares.
-        few: the share of conversations about FEW_OBJECTS only, in which what belongs to what is learned soonest.
-    """
-
-    mixture: tuple[tuple[Callable[[random.Random, Scene], Conversation], float], ...]
-    few: float = 0.0
+    mixture: tuple[tuple[Callable[[random.Random, Scene], Conversation], float], ...]  # makers and their shares
+    few: float = 0.0  # share about FEW_OBJECTS only, in which what belongs to what is learned soonest
 
 
 FEW_OBJECTS = OBJECTS[::8]

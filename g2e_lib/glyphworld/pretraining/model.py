@@ -23,8 +23,7 @@ SPECIAL_TOKENS = (
     "<|video_pad|>",
 )
 
-# Qwen2-VL's chat format. Unlike the released one it adds no default system message, so that "no system message" is
-# something a prompt can ask for. The result equals g2e_lib.prompts.render for one user turn.
+# Qwen2-VL's chat format without the released one's default system message: equals g2e_lib.prompts.render for one turn.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% if message.content is string %}{{ message.content }}{% else %}"
@@ -115,9 +114,9 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2VLForCond
 
 @torch.no_grad()
 def _look_for_what_is_alike(model: Qwen2VLForConditionalGeneration) -> None:
-    """Let every head begin by attending to tokens like the one that looks, and by passing on what it sees.
+    """Let every head begin by attending to tokens like its own, and by passing on what it sees.
 
-    Keys begin equal to queries, and outputs as the transpose of values (after Trockman and Kolter, arXiv 2305.09828).
+    Keys begin equal to queries, outputs as the transpose of values (after Trockman and Kolter, arXiv 2305.09828).
     """
     for layer in model.model.language_model.layers:
         attention = layer.self_attn
@@ -129,8 +128,7 @@ def _look_for_what_is_alike(model: Qwen2VLForConditionalGeneration) -> None:
 def _share_stems(embeddings: Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
     """Give a word after a space and the same word at the start of a line, two tokens, embeddings of cosine 0.8.
 
-    An answer begins a line, and the word it repeats stood after a space: without a common part, reading begins with
-    learning word by word that the two are one.
+    An answer begins a line, what it repeats stood after a space: reading would begin by learning that the two are one.
     """
     vocabulary = tokenizer.get_vocab()
     for token, index in vocabulary.items():

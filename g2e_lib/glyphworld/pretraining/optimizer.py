@@ -51,10 +51,7 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum with orthogonalized updates, scaled so that AdamW's learning rates fit.
-
-    torch.optim.Muon is the same up to its bfloat16 iteration, which most CPUs have to emulate.
-    """
+    """Nesterov momentum with orthogonalized updates, scaled to AdamW's rates; torch's own iterates in slow bfloat16."""
 
     def __init__(self, matrices: list[nn.Parameter], weight_decay: float, momentum: float = 0.95) -> None:
         super().__init__(matrices, {"lr": 1e-3, "weight_decay": weight_decay, "momentum": momentum})
@@ -76,16 +73,14 @@ class Muon(torch.optim.Optimizer):
                 matrix.add_(update, alpha=-rate * 0.2 * max(matrix.shape) ** 0.5)
 
 
-# The share of the learning rate that word embeddings get: they should stay close to where the vision tower, frozen by
-# then, has learned to point.
+# Share of the learning rate for word embeddings, which stay close to where the vision tower has learned to point.
 WORDS_RATE = 0.1
 
 
 class Optimizer:
     """Muon on the hidden weight matrices, AdamW on everything else, as one.
 
-    Muon needs about half the samples of AdamW here; embeddings, norms, biases and the patch convolution are outside
-    its theory and stay with AdamW.
+    Muon needs half the samples here; embeddings, norms, biases and the patch convolution are outside its theory.
     """
 
     def __init__(self, parameters: dict[str, nn.Parameter], weight_decay: float) -> None:

@@ -1,11 +1,9 @@
-"""Pre-train the base model from scratch, on generative data only.
+"""Pre-train the base model from scratch, on generative data of the train split only.
 
-Two phases. First the vision tower learns, under plain supervision, to name object, colour, background and place of
-every cell it sees, in the word embeddings the language model begins with. Then the language model learns next-token
-prediction on the assistant's words of the conversations in corpus.py, with the tower frozen: trained along, it soon
-forgets what it saw, long before the language model has learned to use it. Scenes come from the train split alone.
-Every batch is a function of the seed and the step, so a killed run resumes exactly.
-Weights and everything but the second phase's matrix products are float32.
+First the vision tower learns to name object, colour, background and place of every cell it sees, in the language
+model's first word embeddings. Then the language model learns the assistant's words of the conversations in corpus.py,
+with the tower frozen: trained along, it soon forgets what it saw. Every batch is a function of the seed and the step,
+so a killed run resumes exactly. All but the second phase's matrix products is float32.
 """
 
 import json
@@ -62,14 +60,9 @@ def train_step(model: PreTrainedModel, processor: G2EProcessor, recipe: Recipe, 
 
 
 def pretrain(recipe: Recipe, folder: Path) -> Path:
-    """Train a base model and save it as a Hugging Face directory; a second call resumes a killed one.
+    """Train a base model into `folder`/model, a Hugging Face directory (bfloat16) whose path is returned.
 
-    Args:
-        recipe: the settings.
-        folder: receives `model/` (bf16), `log.jsonl` (loss and seconds), and the state to resume from.
-
-    Returns:
-        The folder of the model.
+    `folder` also gets `log.jsonl` (loss and seconds), and the state from which a second call resumes a killed one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     processor = build_processor(build_tokenizer(tokenizer_texts(recipe.seed)))
@@ -162,11 +155,7 @@ def write_training_record(folder: Path, recipe: Recipe) -> None:
 
 
 def read_training_record(folder: str | Path) -> tuple[dict, list[dict]]:
-    """The facts and the log of a base model's training.
-
-    Raises:
-        ValueError: the checkpoint has none.
-    """
+    """The facts and the log of a base model's training; ValueError where the checkpoint has none."""
     path = Path(folder) / TRAINING_RECORD
     if not path.is_file():
         raise ValueError(f"{folder} has no {TRAINING_RECORD}: it is not a GlyphWorld base model, use glyphworld-base")

@@ -7,27 +7,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of pre-training; they describe a run completely, on one machine and number of processes.
-
-    Attributes:
-        vision_steps: optimisation steps of the first phase, with `vision_images` pictures each.
-        steps: optimisation steps of the second phase, with `conversations` each.
-        chunk_tokens: padded tokens in one forward pass; smaller fits the processor's cache, results are the same.
-        bfloat16: whether the second phase multiplies matrices in bfloat16; a third faster on a CPU that can.
-        schedule: (step, learning rate) points of the second phase, joined by straight lines.
-        lessons: (first step, name in corpus.LESSONS), in order.
-        save_every: steps between checkpoints.
-    """
+    """The settings of pre-training; they describe a run completely, on one machine and number of processes."""
 
     seed: int = 0
-    vision_steps: int = 1000
-    vision_images: int = 64
+    vision_steps: int = 1000  # of the first phase
+    vision_images: int = 64  # a step
     vision_learning_rate: float = 1e-3
-    steps: int = 4600
-    conversations: int = 32
-    chunk_tokens: int = 1024
-    bfloat16: bool = True
-    schedule: tuple[tuple[int, float], ...] = (
+    steps: int = 4600  # of the second phase
+    conversations: int = 32  # a step
+    chunk_tokens: int = 1024  # padded, in one forward pass; decides speed alone
+    bfloat16: bool = True  # multiply the second phase's matrices so; a third faster on a CPU that can
+    schedule: tuple[tuple[int, float], ...] = (  # (step, learning rate), joined by straight lines
         (-1, 0.0),
         (49, 4e-3),
         (1050, 4e-3),
@@ -39,10 +29,9 @@ class Recipe:
         (3700, 1.7e-3),
         (4600, 0.0),
     )
-    # The lessons of the run that made the shipped model; they were chosen while it went on, by its competence on
-    # validation scenes. What is in a context is learned within a few hundred steps of dialogues. What belongs to what
-    # was not, until it was listed word next to word, and about few objects: then in five hundred steps, and soon after
-    # for all objects.
+    # First step and name in corpus.LESSONS; chosen while the shipped model trained, by its competence on validation
+    # scenes. What is in a context is learned within a few hundred steps of dialogues. What belongs to what was not,
+    # until it was listed word next to word, and about few objects: then in five hundred, and soon for all objects.
     lessons: tuple[tuple[int, str], ...] = (
         (0, "repetition"),
         (100, "dialogues"),
@@ -56,7 +45,7 @@ class Recipe:
     )
     weight_decay: float = 0.01
     max_gradient_norm: float = 1.0
-    save_every: int = 50
+    save_every: int = 50  # steps
 
 
 def learning_rate_at(step: int, recipe: Recipe) -> float:

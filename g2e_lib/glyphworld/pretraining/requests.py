@@ -1,7 +1,6 @@
 """How pre-training asks for one word, and the lines it puts around an item.
 
-Neither the papers' prompts nor the benchmark's instructions occur word for word; the model meets paraphrases of them,
-so that a prompt is an instruction it has to understand, not a string it has seen.
+Papers' prompts and the benchmark's instructions are only paraphrased: to be understood, not strings once seen.
 """
 
 import random

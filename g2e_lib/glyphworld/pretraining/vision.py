@@ -18,7 +18,7 @@ from g2e_lib.glyphworld.pretraining.recipe import Recipe
 from g2e_lib.glyphworld.world.scenes import Scene, sample_scene
 from g2e_lib.glyphworld.world.vocabulary import BACKGROUNDS, COLOURS, OBJECTS, PLACES
 
-# What the first phase names in a cell, attribute by attribute; the last word but for the background says "none".
+# What is named in a cell, attribute by attribute; the last word but for the background says "none".
 CLASSES = ((*OBJECTS, "nothing"), (*COLOURS, "nothing"), (*BACKGROUNDS,), (*PLACES, "nothing"))
 SIZES = [len(names) for names in CLASSES]
 
@@ -26,9 +26,8 @@ SIZES = [len(names) for names in CLASSES]
 class CellHead(nn.Module):
     """Names what is in a cell from its visual token: object (or none), colour (or none), background and place.
 
-    Classes are scored against the language model's own embeddings of their words, which do not change here, so a token
-    points to the words that describe its cell: the language model, which begins with those embeddings, can then look
-    for a word in a picture as it does in a text.
+    Classes are scored against the language model's own, fixed embeddings of their words, so a token points to the
+    words that describe its cell, and the language model can look for a word in a picture as it does in a text.
     """
 
     sharpness = 16.0

@@ -1,7 +1,4 @@
-"""The English of GlyphWorld: captions, questions with their answers, and edits, each derived from a scene.
-
-Everything is lower case, as in most captioning data after cleaning; only instructions use capitals.
-"""
+"""English about scenes, in lower case: captions, questions with their answers, and edits."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -84,10 +81,7 @@ class Question:
 def questions(
     scene: Scene, rng: random.Random, knows_places: bool = True, knows_background: bool = True
 ) -> list[Question]:
-    """All questions whose answer is unambiguous in `scene`, each in a randomly chosen wording.
-
-    What a caption without places, or without the background, cannot answer is left out if so told.
-    """
+    """All that a scene, or its caption without places or background, answers unambiguously, worded at random."""
     found = [*_thing_questions(scene, rng), *_count_questions(scene, rng)]
     if knows_places:
         found += _place_questions(scene, rng)

@@ -1,7 +1,6 @@
 """Draw scenes as 64x64 pictures, to the same bytes on every machine.
 
-Font engines rasterise a little differently from version to version, so the glyph outlines (integers in the font
-file) are rasterised here, in integer arithmetic only.
+Font engines differ from version to version, so glyph outlines (integers) are rasterised here, in integers only.
 """
 
 import random
@@ -30,15 +29,10 @@ UPRIGHT, TILTED, STEEP = (25, 0), (24, 7), (20, 15)
 
 @dataclass(frozen=True)
 class Style:
-    """How a scene is drawn; the default is the in-distribution look.
+    """How a scene is drawn; the default is the in-distribution look."""
 
-    Attributes:
-        rotation: integer cosine and sine times 25; each object turns this way or the opposite way.
-        noise: largest change of a channel by noise, 0-255.
-    """
-
-    rotation: tuple[int, int] = UPRIGHT
-    noise: int = 0
+    rotation: tuple[int, int] = UPRIGHT  # cosine and sine times 25; each object turns this way or the opposite
+    noise: int = 0  # largest change of a channel, 0-255
 
 
 class _Outline(BasePen):
@@ -80,11 +74,7 @@ def outline(name: str) -> tuple[np.ndarray, ...]:
 
 @cache
 def glyph_mask(name: str, size: int, rotation: tuple[int, int] = UPRIGHT) -> np.ndarray:
-    """Rasterise an object's glyph, its longer side `size` pixels, by the non-zero winding rule.
-
-    Returns:
-        (height, width) int64, sub-samples covered, 0 to 16; read-only, shared by all callers.
-    """
+    """Sub-samples, 0 to 16, an object's glyph covers: (height, width) int64, read-only; non-zero winding rule."""
     cosine, sine = rotation
     turn = np.array(((cosine, sine), (-sine, cosine)))
     polygons = [polygon @ turn for polygon in outline(name)]
@@ -120,13 +110,9 @@ def _draw(cell: np.ndarray, thing: Thing, rng: random.Random, style: Style) -> N
 
 
 def render(scene: Scene, view: int = 0, style: Style | None = None, place: int | None = None) -> Image.Image:
-    """Draw a scene as a 64x64 RGB picture, or the 32x32 cell at one place of it.
+    """Draw a scene as a 64x64 RGB picture, or the 32x32 cell at one place of it (0..3, row-major).
 
-    Args:
-        scene: what to draw.
-        view: another view draws the same content with other sizes, offsets and noise.
-        style: rotation and noise; None is the plain style.
-        place: 0..3, row-major; None shows the whole scene.
+    Another view draws the same content with other sizes, offsets and noise; `style` None is the plain one.
     """
     style = style or Style()
     rng = random.Random(f"{scene.content} | view {view}")

@@ -1,7 +1,6 @@
 """Scenes as structured records, what can be stated about them, and when two of them mean the same.
 
-Everything the benchmark says about a picture is derived from these records, so whether a caption is true of a
-picture, or a candidate is a second right answer, is decided by construction and never by a model.
+All that the benchmark says derives from these, so what is a right answer is decided by construction, never by a model.
 """
 
 import hashlib
@@ -93,17 +92,12 @@ class Label:
 
 @dataclass(frozen=True)
 class Statement:
-    """What a caption says. It does not say that there is nothing else, unless `count` does.
+    """What a caption says. It does not say that there is nothing else, unless `count` does."""
 
-    Attributes:
-        things: descriptions, each of a different thing.
-        relations: (i, relation, j): things[i] is in that relation to things[j].
-    """
-
-    things: tuple[Thing, ...]
+    things: tuple[Thing, ...]  # descriptions, each of a different thing
     background: str | None = None
     count: int | None = None
-    relations: tuple[tuple[int, Relation, int], ...] = ()
+    relations: tuple[tuple[int, Relation, int], ...] = ()  # (i, relation, j): things[i] is so related to things[j]
 
     def holds(self, scene: Scene) -> bool:
         """Tell whether the statement is true of `scene`: some assignment of its things to the scene's satisfies it."""

@@ -1,7 +1,4 @@
-"""What exists in GlyphWorld: objects, kinds, colours, backgrounds, places and numbers.
-
-Every object is one glyph of DejaVu Sans, the font that ships inside matplotlib, and has a one-word name.
-"""
+"""What exists in GlyphWorld: every object is one glyph of DejaVu Sans, the font inside matplotlib."""
 
 # kind -> {object name: glyph}; 60 objects in 13 kinds.
 KINDS = {
