@@ -26,6 +26,11 @@ def open_model(results: Results, settings: MiningSettings) -> tuple[Benchmark, l
     return bench, open_pairs(settings, bench), Embedder.from_pretrained(settings.model, **given)
 
 
+def asked_miners(settings: MiningSettings) -> list[Miner]:
+    """The miners that are compared."""
+    return [Miner(name, settings.top_k, settings.pool_mult, seed=settings.seed) for name in settings.miners]
+
+
 def provenance(settings: MiningSettings, subsets: list[Subset], embedder: Embedder) -> Run:
     """What the results of this notebook depend on."""
     given = settings.record() | {"subsets": [subset.name for subset in subsets]}
@@ -50,13 +55,11 @@ def run(
 ) -> dict[str, Any]:
     """Mine with every miner and judge the negatives; stores `mining`, `similarities` and the clusters of SaHa.
 
-    Returns:
-        What is stored as `mining`, without provenance: see compare_miners.
+    Returns what is stored as `mining`, without provenance: see compare_miners.
     """
     record = provenance(settings, subsets, embedder)
-    miners = [Miner(name, settings.top_k, settings.pool_mult, seed=settings.seed) for name in settings.miners]
     facts, judges = bench.training_facts(settings.subsets), {s.name: bench.judge(s) for s in subsets}
-    found = compare_miners(embedder, subsets, facts, judges, miners, results.store("embeddings"))
+    found = compare_miners(embedder, subsets, facts, judges, asked_miners(settings), results.store("embeddings"))
     clusters, similarities = found.pop("clusters"), found.pop("similarities")
     count = sum(len(subset.pairs) for subset in subsets)
     results.save("mining", found, record, count)
