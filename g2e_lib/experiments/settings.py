@@ -5,9 +5,10 @@ A notebook shows the settings a reader would turn; the others come from its clas
 """
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args, get_origin
 
-from g2e_lib.project.results import Results
+if TYPE_CHECKING:  # it needs numpy
+    from g2e_lib.project.results import Results
 
 Names = tuple[str, ...]
 PROMPTS = ("none", "user", "system", "hierarchical", "hierarchical_both", "e5v", "unime")
@@ -16,7 +17,7 @@ KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a notebook; lists may be given for tuples, and whole numbers for others; ValueError if they differ."""
+    """Settings of a notebook; lists may be given for tuples, whole numbers for others; other types raise ValueError."""
 
     notebook: ClassVar[str]  # file stem
 
@@ -33,7 +34,7 @@ class Settings:
             object.__setattr__(self, field.name, value)
 
     @classmethod
-    def of(cls, results: Results, **shown: Any) -> Self:  # noqa: ANN401 (whatever the fields take)
+    def of(cls, results: "Results", **shown: Any) -> Self:  # noqa: ANN401 (whatever the fields take)
         """The defaults, changed by what a run was started with, changed by what the notebook itself says (`shown`).
 
         Raises:
