@@ -21,8 +21,6 @@ from g2e_lib.backbone.checkpoint import apply_adapter, checkpoint_folder, load_m
 from g2e_lib.project.store import write_json, write_text
 from g2e_lib.prompts import ASSISTANT_HEADER, TURN_END, TURN_START, VISION_BLOCK, Prompt, get_prompt
 
-ST = "sentence_transformers"
-FORWARD = {"method": "forward", "method_output_name": "last_hidden_state"}
 TEMPLATES = Path(__file__).with_name("templates")
 
 
@@ -60,31 +58,11 @@ def embedding_template(prompt: Prompt) -> str:
 
 def sentence_transformers_files(prompt: Prompt, dimension: int) -> dict[str, Any]:
     """The JSON files, by path, that make a Qwen2-VL folder with embeddings of that dimension a SentenceTransformer."""
-    modules = (
-        ("", f"{ST}.base.modules.transformer.Transformer"),
-        ("1_Pooling", f"{ST}.{ST[:-1]}.modules.pooling.Pooling"),
-        ("2_Normalize", f"{ST}.base.modules.normalize.Normalize"),
-    )
-    return {
-        "modules.json": [{"idx": i, "name": str(i), "path": p, "type": t} for i, (p, t) in enumerate(modules)],
-        "sentence_bert_config.json": {
-            "transformer_task": "feature-extraction",
-            "module_output_name": "token_embeddings",
-            "unpad_inputs": False,
-            "modality_config": {"text": FORWARD, "image": FORWARD, "message": {**FORWARD, "format": "structured"}},
-        },
-        "1_Pooling/config.json": {
-            "embedding_dimension": dimension,
-            "pooling_mode": "lasttoken",
-            "include_prompt": True,
-        },
-        "2_Normalize/config.json": {},
-        "config_sentence_transformers.json": {
-            "model_type": "SentenceTransformer",
-            "prompts": dict.fromkeys(("query", "document"), prompt.system or ""),
-            "similarity_fn_name": "cosine",
-        },
-    }
+    files = json.loads((TEMPLATES / "sentence_transformers.json").read_text(encoding="utf-8"))
+    files["1_Pooling/config.json"]["embedding_dimension"] = dimension
+    prompts = dict.fromkeys(("query", "document"), prompt.system or "")
+    files["config_sentence_transformers.json"]["prompts"] = prompts
+    return files
 
 
 def save_processor(release: Release, source: Path, folder: Path) -> None:
