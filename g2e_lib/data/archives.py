@@ -101,11 +101,7 @@ def unpack(path: Path, folder: Path, paths: Iterable[str]) -> int:
 
 
 def read_captions(path: Path) -> dict[str, str]:
-    """The captions of an archive with files caption/NAME.txt and image/NAME.jpg, by "image/NAME.jpg".
-
-    Raises:
-        ValueError: it is damaged, not safe to open, or has no such pairs.
-    """
+    """The captions of an archive of caption/NAME.txt and image/NAME.jpg, by "image/NAME.jpg"; raises as unpack does."""
     with _opened(path) as archive:
         members = {PurePosixPath(name): member for name, member in safe_members(archive, path).items()}
         texts = {

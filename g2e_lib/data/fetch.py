@@ -26,7 +26,7 @@ def is_offline() -> bool:
 
 
 def mirrored(url: str) -> str:
-    """The address to ask: G2E_MIRROR/host/path if that variable is set, else the address itself."""
+    """The address to ask: G2E_MIRROR/host/path if that variable is set."""
     mirror = os.environ.get("G2E_MIRROR", "").rstrip("/")
     return f"{mirror}/{url.partition('://')[2]}" if mirror else url
 

@@ -13,17 +13,13 @@ from g2e_lib.project.provenance import Run
 from g2e_lib.project.results import Results
 
 
-def open_pairs(settings: MiningSettings, bench: Benchmark) -> list[Subset]:
-    """The training subsets that are mined."""
-    names = list(bench.training_facts(settings.subsets))
-    return load_subsets(bench.root / "train", names, split=bench.split, **settings.picked("fraction", "limit"))
-
-
 def open_model(results: Results, settings: MiningSettings) -> tuple[Benchmark, list[Subset], Embedder]:
     """The data that notebook 00 has prepared, the subsets that are mined, and the model to embed them with."""
     bench = open_benchmark(results)
+    names, part = list(bench.training_facts(settings.subsets)), settings.picked("fraction", "limit")
+    subsets = load_subsets(bench.root / "train", names, split=bench.split, **part)
     given = {**settings.picked("prompt", "device", "dtype"), **settings.embedding()}
-    return bench, open_pairs(settings, bench), Embedder.from_pretrained(settings.model, **given)
+    return bench, subsets, Embedder.from_pretrained(settings.model, **given)
 
 
 def asked_miners(settings: MiningSettings) -> list[Miner]:

@@ -220,8 +220,7 @@ class Study:
     def run(self, method: Method, seed: int = 0) -> dict[str, Any]:
         """Mine, train and evaluate one method with one seed, or recall it.
 
-        Returns:
-            `right` (answers as a string of 0 and 1 by dataset), `log` (records of training) and `seconds` of training.
+        Returns `right` (by dataset a string of 0 and 1), `log` (records of training) and `seconds` of training.
         """
         key = {"trained": self._key(method, seed), "tested on": self._tested}
         key |= {"prompt": method.prompt, "embedding": self._shown(), "code": code_fingerprint("evaluation.scores")}
@@ -229,11 +228,9 @@ class Study:
 
     def _run(self, method: Method, seed: int) -> dict[str, Any]:
         log = read_log(self.train(method, seed).parent)
-        return {
-            **self._evaluate(self.embedder(method, seed)),
-            "log": [{k: round(v, 6) for k, v in record.items()} for record in log],
-            "seconds": round(sum(record["seconds"] for record in log), 1),
-        }
+        rounded = [{name: round(value, 6) for name, value in record.items()} for record in log]
+        seconds = round(sum(record["seconds"] for record in log), 1)
+        return {**self._evaluate(self.embedder(method, seed)), "log": rounded, "seconds": seconds}
 
     def zero_shot(self, prompt: str) -> dict[str, Any]:
         """The base model without training, in the form of `run`."""
@@ -266,8 +263,7 @@ class Study:
     def ask(self, base: Method, questions: Mapping[str, Sequence[Method]]) -> dict[str, Any]:
         """Run a base and all points that differ from it in one thing, and compare: see `compare`.
 
-        Returns:
-            Also `questions` (keys of points), `base` (its key) and `base_names` (keys of all that equal it).
+        Returns also `questions` (keys of points), `base` (its key) and `base_names` (keys of all that equal it).
         """
         methods = {method.key: method for method in (base, *(point for some in questions.values() for point in some))}
         records = self.run_all(list(methods.values()))

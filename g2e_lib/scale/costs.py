@@ -31,13 +31,13 @@ CREPE_ITEMS, CREPE_MODELS = 30_000, 6  # captions and photos of both sets; model
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage does, the items that run through the model, their tokens, hours on one assumed GPU, GB on disk."""
+    """What a stage of a run costs."""
 
     stage: str
-    items: int
+    items: int  # that run through the model
     tokens: int
-    gpu_hours: float
-    disk: float
+    gpu_hours: float  # on one GPU, assumed or here
+    disk: float  # GB
 
 
 def flops_a_second() -> tuple[str, float]:

@@ -1,8 +1,7 @@
 """Make a folder others can load: an adapter, or a merged checkpoint that is also a SentenceTransformer.
 
 A merged folder loads as an ordinary Qwen2-VL, as `Embedder.from_pretrained(folder)`, and, after `import g2e_lib`, as
-`SentenceTransformer(folder)`: the chat template then writes the prompt, `encode_query` with the query's own line and
-`encode_document` without, and small files say to pool the last token and normalise.
+`SentenceTransformer(folder)`, whose `encode_query` adds the query's own line to the prompt.
 """
 
 import argparse
@@ -60,8 +59,7 @@ def sentence_transformers_files(prompt: Prompt, dimension: int) -> dict[str, Any
     """The JSON files, by path, that make a Qwen2-VL folder with embeddings of that dimension a SentenceTransformer."""
     files = json.loads((TEMPLATES / "sentence_transformers.json").read_text(encoding="utf-8"))
     files["1_Pooling/config.json"]["embedding_dimension"] = dimension
-    prompts = dict.fromkeys(("query", "document"), prompt.system or "")
-    files["config_sentence_transformers.json"]["prompts"] = prompts
+    files["config_sentence_transformers.json"]["prompts"] = dict.fromkeys(("query", "document"), prompt.system or "")
     return files
 
 
