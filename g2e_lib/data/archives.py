@@ -2,7 +2,8 @@
 
 import stat
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +13,16 @@ from g2e_lib.data.fetch import GB, check_disk
 from g2e_lib.project.store import atomic_path
 
 MAX_RATIO = 100  # photos hardly compress; an archive that grows more than this is a bomb
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """An archive to read from; ValueError if it turns out to be damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, EOFError, UnicodeDecodeError) as error:
+        raise ValueError(f"archive {path} is damaged ({error}): delete it and download it again") from None
 
 
 def is_junk(name: str) -> bool:
@@ -41,10 +52,8 @@ def safe_members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipI
             members[member.filename] = member
     packed, total = path.stat().st_size, sum(member.file_size for member in members.values())
     if total > MAX_RATIO * packed:
-        raise ValueError(
-            f"archive {path} would grow from {packed / GB:.3f} to {total / GB:.3f} GB, which no archive of images "
-            "does: do not use it"
-        )
+        growth = f"would grow from {packed / GB:.3f} to {total / GB:.3f} GB, which no archive of images does"
+        raise ValueError(f"archive {path} {growth}: do not use it")
     return members
 
 
@@ -81,35 +90,25 @@ def unpack(path: Path, folder: Path, paths: Iterable[str]) -> int:
     Raises:
         ValueError: the archive is damaged or not safe, or the disk is too small; nothing was written in the last cases.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = safe_members(archive, path)
-            places = placement(paths, members)
-            check_disk(folder, sum(members[name].file_size for name in places.values()))
-            for target, name in tqdm(places.items(), desc=path.name, unit="file"):
-                with atomic_path(folder / target) as partial, archive.open(members[name]) as source:
-                    partial.write_bytes(source.read(members[name].file_size))  # never more than the table says
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"archive {path} is damaged ({error}): delete it and download it again") from None
+    with _opened(path) as archive:
+        members = safe_members(archive, path)
+        places = placement(paths, members)
+        check_disk(folder, sum(members[name].file_size for name in places.values()))
+        for target, name in tqdm(places.items(), desc=path.name, unit="file"):
+            with atomic_path(folder / target) as partial, archive.open(members[name]) as source:
+                partial.write_bytes(source.read(members[name].file_size))  # never more than the table says
     return len(places)
 
 
 def read_captions(path: Path) -> dict[str, str]:
-    """The captions of an archive with files caption/NAME.txt and image/NAME.jpg, by "image/NAME.jpg".
-
-    Raises:
-        ValueError: it is damaged, not safe to open, or has no such pairs.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {PurePosixPath(name): member for name, member in safe_members(archive, path).items()}
-            texts = {
-                name.stem: archive.read(member).decode("utf-8").strip()
-                for name, member in members.items()
-                if name.parent.name == "caption" and name.suffix == ".txt"
-            }
-    except (zipfile.BadZipFile, UnicodeDecodeError) as error:
-        raise ValueError(f"archive {path} is damaged ({error}): delete it and download it again") from None
+    """The captions of an archive of caption/NAME.txt and image/NAME.jpg, by "image/NAME.jpg"; raises as unpack does."""
+    with _opened(path) as archive:
+        members = {PurePosixPath(name): member for name, member in safe_members(archive, path).items()}
+        texts = {
+            name.stem: archive.read(member).decode("utf-8").strip()
+            for name, member in members.items()
+            if name.parent.name == "caption" and name.suffix == ".txt"
+        }
     names = {name.stem for name in members if name.parent.name == "image"} & set(texts)
     if not names:
         raise ValueError(f"archive {path} has no files caption/NAME.txt beside image/NAME.jpg: check its repository")

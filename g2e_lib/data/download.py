@@ -1,8 +1,7 @@
 """The papers' own data on disk: MMEB, SugarCrepe(++) with COCO's images, and what UniME needs besides.
 
-`python -m g2e_lib download` brings them, `python -m g2e_lib download verify` opens every file. Both are steps of
-notebook 00. What is there is not asked for again, so repairing is downloading once more, and without a network
-everything goes on as long as nothing is missing. Layout, as the readers want it:
+`python -m g2e_lib download` brings what is missing, `... download verify` opens every file: both steps of notebook 00.
+What is there is not asked for again, so that no network is needed then. Layout, as the readers want it:
 
     eval/<dataset>/test-*.parquet    train/<subset>/<split>-*.parquet    sugarcrepe/*.json    sugarcrepe_pp/*.json
     eval_images/<dataset>/...        images/<subset>/...                 val2017/*.jpg        sources.json
@@ -44,9 +43,6 @@ REPOSITORIES = {EVAL: MMEB_EVAL, TRAIN: MMEB_TRAIN, NLI_FOLDER: NLI, URBAN_FOLDE
 ARCHIVES, SOURCES, VERIFIED, ABSENT = ".archives", "sources.json", "verified.json", "absent.json"
 
 
-# --- what is missing -----------------------------------------------------------------------------------------------
-
-
 def tables(folder: Path, split: str) -> list[Path]:
     """The parquet files of a split, empty unless all of "…-of-0000N" are there."""
     files = sorted(path for path in folder.glob(f"{split}-*.parquet") if not is_junk(path.name))
@@ -70,19 +66,14 @@ def image_names(files: Iterable[Path]) -> list[str]:
 class Inventory:
     """What a folder should hold and what it lacks.
 
-    Keys are "eval/<dataset>", "train/<subset>", "sugarcrepe/<subset>", "sugarcrepe_pp/<subset>" and "urban1k".
-
-    Attributes:
-        images: by key the distinct images there should be, relative to the data folder.
-        missing: by key those of them that are not there; keys without any are left out.
-        absent: those of the missing ones that their archive, looked into before, does not have.
-        files: tables that are not there, such as "eval/CIRR/test-*.parquet" or "sugarcrepe/add_obj.json".
+    Keys are "eval/<dataset>", "train/<subset>", "sugarcrepe/<subset>", "sugarcrepe_pp/<subset>" and "urban1k"; paths
+    are relative to the folder.
     """
 
-    images: dict[str, list[str]] = field(default_factory=dict)
-    missing: dict[str, list[str]] = field(default_factory=dict)
-    absent: set[str] = field(default_factory=set)
-    files: list[str] = field(default_factory=list)
+    images: dict[str, list[str]] = field(default_factory=dict)  # by key the distinct ones there should be
+    missing: dict[str, list[str]] = field(default_factory=dict)  # those that are not there, where there are any
+    absent: set[str] = field(default_factory=set)  # what archives, looked into before, do not have
+    files: list[str] = field(default_factory=list)  # missing tables, such as "eval/CIRR/test-*.parquet"
 
     @property
     def is_complete(self) -> bool:
@@ -129,14 +120,8 @@ def take_inventory(root: Path, selection: Selection) -> Inventory:
     return found
 
 
-# --- bring it ------------------------------------------------------------------------------------------------------
-
-
 def download(root: Path, selection: Selection) -> Inventory:
-    """Bring whatever is missing in the data folder, and nothing else; made if need be.
-
-    Returns:
-        What is still missing: images that no archive has.
+    """Bring whatever is missing in the data folder; returns what then is: images that no archive has.
 
     Raises:
         ValueError: no network, too little disk, or something arrived damaged; calling again goes on where it stopped.
@@ -163,20 +148,13 @@ def download(root: Path, selection: Selection) -> Inventory:
 
 
 def bytes_to_bring(root: Path, selection: Selection) -> int:
-    """The size of the hub's files that `download` would get, as the hub states it.
-
-    Raises:
-        ValueError: the hub cannot be asked.
-    """
+    """The size of the hub's files that `download` would get; ValueError if the hub cannot be asked."""
     missing, total = take_inventory(root, selection), 0
     keys = {*missing.to_bring, *(str(PurePosixPath(file).parent) for file in missing.files)}
     for folder in filter(missing.lacks, REPOSITORIES):
         hub = _open(root, folder, selection)
-        if folder == URBAN_FOLDER:
-            files = set(hub.sizes)
-        else:
-            archives = {_archive(key) for key in keys if key.startswith(f"{folder}/")}
-            files = archives.union(_tables_of(folder, hub, missing))
+        archives = {_archive(key) for key in keys if key.startswith(f"{folder}/")}
+        files = hub.sizes if folder == URBAN_FOLDER else archives.union(_tables_of(folder, hub, missing))
         total += sum(hub.sizes.get(name, 0) for name in files)
     return total
 
@@ -198,10 +176,13 @@ def _note_source(root: Path, hub: HubFolder, revision: str) -> None:
 def _tables_of(folder: str, hub: HubFolder, missing: Inventory) -> list[str]:
     """The files of a repository that are missing tables of a folder."""
     patterns = [file.removeprefix(f"{folder}/") for file in missing.files if file.startswith(f"{folder}/")]
-    files = {pattern: fnmatch.filter(hub.sizes, pattern) for pattern in patterns}
-    if nowhere := [pattern for pattern, names in files.items() if not names]:
-        raise ValueError(f"{hub.repository} at {hub.commit} has no {nowhere[0]}: check the revision")
-    return [name for names in files.values() for name in names]
+    return [name for pattern in patterns for name in _found(hub, pattern)]
+
+
+def _found(hub: HubFolder, pattern: str) -> list[str]:
+    if names := fnmatch.filter(hub.sizes, pattern):
+        return names
+    raise ValueError(f"{hub.repository} at {hub.commit} has no {pattern}: check the revision")
 
 
 def _archive(key: str) -> str:
@@ -215,9 +196,7 @@ def _bring_images(root: Path, folder: str, hub: HubFolder, missing: Inventory) -
     for key, names in missing.to_bring.items():
         if key.startswith(f"{folder}/"):
             archives.setdefault(_archive(key), []).extend(names)
-    if absent := [name for name in archives if name not in hub.sizes]:
-        raise ValueError(f"{hub.repository} at {hub.commit} has no {absent[0]}: check the revision")
-    sizes = [hub.sizes[name] for name in archives]
+    sizes = [hub.sizes[name] for archive in archives for name in _found(hub, archive)]
     check_disk(root, sum(sizes) + max(sizes, default=0))  # photos do not shrink: what is unpacked is as large
     for name, images in archives.items():
         _unpack(*hub.get([name], root / ARCHIVES / folder), root, images)
@@ -244,15 +223,12 @@ def _unpack(archive: Path, root: Path, names: Sequence[str]) -> None:
     archive.unlink()
 
 
-# --- verify --------------------------------------------------------------------------------------------------------
-
-
 def verify(root: Path, selection: Selection, threads: int = 8) -> dict[str, dict]:
-    """Open every file, with some threads, and write what is missing or broken to `verified.json`.
+    """Open every image, with some threads, and write what is missing or broken to `verified.json`.
 
     Returns:
-        By key (see Inventory): `images`, how many there should be; `missing`, paths; `broken`, for each path what is
-        wrong with it.
+        By key (see Inventory) the number of `images` there should be, the `missing` paths, and the `broken` ones, for
+        each what is wrong with it.
 
     Raises:
         ValueError: a table is missing.
@@ -272,24 +248,16 @@ def verify(root: Path, selection: Selection, threads: int = 8) -> dict[str, dict
     with ThreadPoolExecutor(threads) as pool:
         faults = tqdm(pool.map(fault, paths), total=len(paths), desc="verify", unit="image")
         wrong = {name: said for name, said in zip(paths, faults, strict=True) if said}
-    result = {
-        key: {
-            "images": len(names),
-            "missing": found.missing.get(key, []),
-            "broken": {name: wrong[name] for name in names if name in wrong},
-        }
-        for key, names in found.images.items()
-    }
+    result = {}
+    for key, names in found.images.items():
+        broken = {name: wrong[name] for name in names if name in wrong}
+        result[key] = {"images": len(names), "missing": found.missing.get(key, []), "broken": broken}
     write_json(root / VERIFIED, read_note(root / VERIFIED) | result)  # other profiles' tables stay
     return result
 
 
 def verified(root: Path, selection: Selection, is_fresh: bool = False) -> dict[str, dict]:
-    """What `verify` found, from its file if that lists the same images, the same ones are missing and not `is_fresh`.
-
-    Raises:
-        ValueError: as verify.
-    """
+    """What `verify` finds, from its file if not `is_fresh` and that lists the same images, the same ones missing."""
     noted, found = read_note(root / VERIFIED), take_inventory(root, selection)
     now = {key: (len(names), found.missing.get(key, [])) for key, names in found.images.items()}
     then = {key: (facts["images"], facts["missing"]) for key, facts in noted.items() if key in now}

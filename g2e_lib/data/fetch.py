@@ -26,7 +26,7 @@ def is_offline() -> bool:
 
 
 def mirrored(url: str) -> str:
-    """The address to ask: G2E_MIRROR/host/path if that variable is set, else the address itself."""
+    """The address to ask: G2E_MIRROR/host/path if that variable is set."""
     mirror = os.environ.get("G2E_MIRROR", "").rstrip("/")
     return f"{mirror}/{url.partition('://')[2]}" if mirror else url
 
@@ -37,24 +37,16 @@ def read_note(path: Path) -> dict:
 
 
 def check_disk(folder: Path, needed: int) -> None:
-    """Refuse to begin what the disk of a folder, which need not exist, cannot hold.
-
-    Raises:
-        ValueError: less than the needed bytes is free.
-    """
+    """Raise ValueError if the disk of a folder, which need not exist, has less than the needed bytes free."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise ValueError(
-            f"{folder} needs {needed / GB:.1f} GB, but its disk has {free / GB:.1f} GB free: free some, set G2E_CACHE "
-            "to a folder on a larger disk, or take fewer subsets"
-        )
+        remedy = "free some, set G2E_CACHE to a folder on a larger disk, or take fewer subsets"
+        raise ValueError(f"{folder} needs {needed / GB:.1f} GB, but its disk has {free / GB:.1f} GB free: {remedy}")
 
 
 def fetch(url: str, path: Path) -> Path:
-    """Download a file, put in place when it is complete, going on where an earlier attempt was cut off.
-
-    A file that is there is left as it is; `mirrored` tells who is asked.
+    """Download a file that is not there, going on where an earlier attempt was cut off; see `mirrored`.
 
     Raises:
         ValueError: offline, refused, or incomplete after several attempts; the message names the address.
@@ -94,21 +86,17 @@ def _go_on(url: str, partial: Path) -> bool:
         tag_file.write_text(answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
         with partial.open("ab" if have else "wb") as file:
             shutil.copyfileobj(answer, file, BLOCK)
-    is_complete = total is None or partial.stat().st_size == total
-    if is_complete:
-        tag_file.unlink()
-    return is_complete
+    if total is not None and partial.stat().st_size != total:
+        return False
+    tag_file.unlink()
+    return True
 
 
 class HubFolder:
-    """The files of a dataset repository at one commit: `sizes` (bytes) by name, and `get`.
-
-    Args:
-        repository: "org/name".
-        revision: commit, tag or branch.
+    """The files of a dataset repository ("org/name") at one commit: `sizes` (bytes) by name, and `get`.
 
     Raises:
-        ValueError: offline, or the repository cannot be reached.
+        ValueError: offline, or the repository or the revision (commit, tag or branch) cannot be had.
     """
 
     def __init__(self, repository: str, revision: str) -> None:
@@ -133,15 +121,10 @@ class HubFolder:
         if not names:
             return []
         check_disk(folder, sum(self.sizes[name] for name in names))
+        wanted = {"revision": self.commit, "allow_patterns": [glob.escape(name) for name in names]}
+        to = {"local_dir": folder, "endpoint": self._endpoint}
         try:
-            snapshot_download(
-                self.repository,
-                repo_type="dataset",
-                revision=self.commit,
-                allow_patterns=[glob.escape(name) for name in names],
-                local_dir=folder,
-                endpoint=self._endpoint,
-            )
+            snapshot_download(self.repository, repo_type="dataset", **wanted, **to)
         except Exception as error:  # as above
             others = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise self._failure(f"{names[0]}{others}", error) from None
@@ -157,8 +140,6 @@ class HubFolder:
         return path
 
     def _failure(self, what: str, error: Exception) -> ValueError:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return ValueError(
-            f"cannot get {what} of {self.repository} from the hub ({lines[0]}): check the network, HF_ENDPOINT and the "
-            "revision, and try again; what has arrived is kept"
-        )
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        remedy = "check the network, HF_ENDPOINT and the revision, and try again; what has arrived is kept"
+        return ValueError(f"cannot get {what} of {self.repository} from the hub ({reason}): {remedy}")

@@ -7,8 +7,6 @@ from PIL import Image, UnidentifiedImageError
 from g2e_lib.data.items import missing_image
 
 MIN_SIDE = 4  # pixels; a thinner image has no content, and resizing it invents one
-
-
 MAX_ASPECT_RATIO = 200  # Qwen2-VL's own limit
 
 
@@ -38,11 +36,7 @@ def open_image(source: Path | Image.Image) -> Image.Image:
 
 
 def image_size(source: Path | Image.Image) -> tuple[int, int]:
-    """Width and height, from the file's header where that is enough.
-
-    Raises:
-        ValueError: as open_image.
-    """
+    """Width and height, from the file's header where that is enough; raises as open_image does."""
     size = (0, 0)
     try:
         if isinstance(source, Image.Image):

@@ -13,12 +13,7 @@ from g2e_lib.project.config import file_digest
 
 @dataclass(frozen=True)
 class Item:
-    """What is embedded: a text, an image, or both; the image, if any, comes first.
-
-    Attributes:
-        text: "" for an image alone.
-        image: path of the image file, or None.
-    """
+    """What is embedded: a text, an image file, or both; the image, if any, comes first."""
 
     text: str = ""
     image: Path | None = None
@@ -41,7 +36,7 @@ class EvalRow:
 
 
 def unique(items: Iterable[Hashable]) -> tuple[list[Any], np.ndarray]:
-    """Drop repetitions: the distinct items in order of first appearance, and for each item its row among them.
+    """The distinct items in order of first appearance, and for each item its row among them (int64).
 
     >>> unique(["b", "a", "b"])
     (['b', 'a'], array([0, 1, 0]))

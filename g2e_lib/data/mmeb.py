@@ -13,9 +13,8 @@ from g2e_lib.data.items import EvalRow, Item, Pair
 
 logger = logging.getLogger(__name__)
 
-SKIPPED = (
-    "skipped.json"  # in a folder of images: a JSON list of those that are to be left out, with rows in need of them
-)
+# In a folder of images: a JSON list of those to be left out, with the rows that need them.
+SKIPPED = "skipped.json"
 IMAGE_PLACEHOLDER = "<|image_1|>"  # stands in a row's text where the image goes
 TRAIN_NAMES = {"ImageNet-1K": "ImageNet_1K"}  # evaluation datasets whose training subset is spelt differently
 EVAL_SCHEMA = pa.schema(
@@ -57,14 +56,7 @@ def _item(text: str | None, image: str | None, image_root: Path) -> Item:
 def read_rows(
     root: Path, subset: str, split: str, limit: int = 0, columns: list[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Read `<root>/<subset>/<split>-*.parquet`, the layout of both MMEB repositories.
-
-    Args:
-        root: the data set's folder.
-        subset: a folder in it.
-        split: how its files' names begin.
-        limit: at most this many rows, the first ones; 0 means all.
-        columns: to read; None means all.
+    """Read the first `limit` rows (0: all) of `<root>/<subset>/<split>-*.parquet`, the layout of both repositories.
 
     Raises:
         ValueError: the folder, the subset or the split is not there.
@@ -86,10 +78,10 @@ def read_rows(
 
 
 def read_mmeb_eval(root: Path, subset: str, image_root: Path, limit: int = 0) -> list[EvalRow]:
-    """Read an evaluation subset, such as "MSCOCO_t2i"; see read_rows.
+    """Read an evaluation subset, such as "MSCOCO_t2i", whose image paths are relative to `image_root`.
 
-    Image paths are relative to `image_root`. If that holds a list `skipped.json`, rows whose query or right candidate
-    is in the list or empty are left out, and so are such other candidates.
+    If that holds a list `skipped.json`, rows whose query or right candidate is in the list or empty are left out, and
+    so are such other candidates.
 
     Raises:
         ValueError: as read_rows, or a row has no candidates, or lists of unequal length.
@@ -121,10 +113,9 @@ def read_mmeb_eval(root: Path, subset: str, image_root: Path, limit: int = 0) ->
 
 
 def read_mmeb_train(root: Path, subset: str, image_root: Path, split: str = "original", limit: int = 0) -> list[Pair]:
-    """Read the "original" or "diverse_instruction" split of a training subset; see read_rows.
+    """Read the "original" or "diverse_instruction" split of a training subset, without its columns neg_*.
 
-    Image paths are relative to `image_root`. If that holds a list `skipped.json`, pairs with an image in the list or
-    an empty side are left out. The columns neg_* are not used.
+    As in read_mmeb_eval, pairs with a side that is listed in `skipped.json` or empty are left out.
     """
     skipped = skipped_images(image_root)
     pairs = [

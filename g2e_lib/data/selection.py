@@ -7,26 +7,21 @@ from g2e_lib.data.mmeb import TRAIN_NAMES
 from g2e_lib.project.published import reference
 
 EVAL, TRAIN, CREPE_FOLDER, CREPE_PP_FOLDER = "eval", "train", "sugarcrepe", "sugarcrepe_pp"  # in the data folder
-PARTS = ("training", "sugarcrepe", "unime")  # besides MMEB's evaluation
+# Besides MMEB's evaluation: its training, both SugarCrepes with their images, UniME's sentences and long captions.
+PARTS = ("training", "sugarcrepe", "unime")
 
 
 @dataclass(frozen=True)
 class Selection:
     """What to download.
 
-    Attributes:
-        datasets: evaluation datasets of MMEB; none means all 36.
-        subsets: training subsets of MMEB; none means all 20.
-        split: of the training subsets.
-        parts: besides MMEB's evaluation: "training" (MMEB's), "sugarcrepe" (both sets and their images), "unime" (its
-            sentences for stage 1 and its long captions).
-        eval_revision: commit, tag or branch of MMEB-eval, and so the others; the commit that a hub's revision stands
-            for is noted at the first download and kept from then on.
+    Revisions are a commit, tag or branch; the commit that a hub's revision stands for is noted at the first download
+    and kept from then on.
     """
 
-    datasets: Sequence[str] = ()
-    subsets: Sequence[str] = ()
-    split: str = "diverse_instruction"
+    datasets: Sequence[str] = ()  # of MMEB's evaluation; none means all 36
+    subsets: Sequence[str] = ()  # of MMEB's training; none means all 20
+    split: str = "diverse_instruction"  # of the training subsets
     parts: Sequence[str] = PARTS
     eval_revision: str = "main"
     train_revision: str = "main"
@@ -55,12 +50,8 @@ class Selection:
     @property
     def revisions(self) -> dict[str, str]:
         """By folder the revision of the repository it comes from; others' is "main"."""
-        return {
-            EVAL: self.eval_revision,
-            TRAIN: self.train_revision,
-            CREPE_FOLDER: self.crepe_revision,
-            CREPE_PP_FOLDER: self.crepe_pp_revision,
-        }
+        crepes = {CREPE_FOLDER: self.crepe_revision, CREPE_PP_FOLDER: self.crepe_pp_revision}
+        return {EVAL: self.eval_revision, TRAIN: self.train_revision, **crepes}
 
 
 def reference_names(distribution: str = "") -> list[str]:

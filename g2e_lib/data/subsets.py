@@ -13,33 +13,26 @@ from g2e_lib.project.config import fingerprint
 
 @dataclass(frozen=True)
 class Subset:
-    """A training subset.
-
-    Attributes:
-        name: of the subset.
-        pairs: N pairs in row order, which is an input of mining.
-        targets: the M distinct targets, in order of first appearance.
-        positive_of: (N,) int64, the target row of each pair.
-    """
+    """A training subset of N pairs with M distinct targets."""
 
     name: str
-    pairs: list[Pair]
-    targets: list[Item]
-    positive_of: np.ndarray
+    pairs: list[Pair]  # in row order, which is an input of mining
+    targets: list[Item]  # in order of first appearance
+    positive_of: np.ndarray  # (N,) int64, the target row of each pair
 
 
 def load_subsets(
     data: Path, names: Sequence[str], images: str = "", split: str = "original", fraction: float = 1.0, limit: int = 0
 ) -> list[Subset]:
-    """Read training subsets.
+    """Read training subsets: of each the first `limit` pairs (0: all), and of these the first `fraction`.
 
     Args:
         data: folder with one folder a subset, in MMEB-train's format.
         names: subsets.
         images: folder that image paths are relative to; "" is the parent of `data`.
         split: such as "original".
-        fraction: share of each subset's pairs, the first ones.
-        limit: at most this many pairs of each subset, before the fraction is taken; 0 means all.
+        fraction: a share.
+        limit: a number of pairs.
 
     Raises:
         ValueError: an unknown subset, or one without pairs.
@@ -67,11 +60,7 @@ def data_digest(subsets: Sequence[Subset]) -> str:
 
 
 def find_subset(subsets: Sequence[Subset], name: str) -> Subset:
-    """The subset of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The subset of that name; ValueError if there is none."""
     found = {subset.name: subset for subset in subsets}
     if name not in found:
         raise ValueError(f"there is no subset {name!r} here: choose one of {', '.join(found)}")

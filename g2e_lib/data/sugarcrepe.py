@@ -22,26 +22,15 @@ IMAGES_FROM = "images.cocodataset.org/zips/val2017.zip"
 
 @dataclass(frozen=True)
 class CrepeRow:
-    """One image with what is true of it and what is not.
-
-    Attributes:
-        image: path of the image file.
-        captions: one true caption (SugarCrepe), or two (SugarCrepe++).
-        negative: a caption that is false of the image.
-    """
+    """One image file with what is true of it and what is not."""
 
     image: Path
-    captions: tuple[str, ...]
-    negative: str
+    captions: tuple[str, ...]  # one true caption (SugarCrepe), or two (SugarCrepe++)
+    negative: str  # a false one
 
 
 def read_sugarcrepe(folder: Path, subset: str, image_root: Path) -> list[CrepeRow]:
-    """Read `<folder>/<subset>.json`: an object of rows by key; keys may be missing and mean nothing.
-
-    Args:
-        folder: of the seven files.
-        subset: a name in SUGARCREPE.
-        image_root: the folder that file names are relative to.
+    """Read `<folder>/<subset>.json`, an object of rows by key; keys may be missing and mean nothing.
 
     Raises:
         ValueError: an unknown subset, no such file, or a row that lacks something; the message names it.
@@ -81,10 +70,7 @@ def _row(row: object, name: str, image_root: Path, captions: Sequence[str]) -> C
 
 
 def with_images(subsets: Mapping[str, Sequence[CrepeRow]]) -> tuple[dict[str, list[CrepeRow]], list[str]]:
-    """Keep the rows whose image is there, before anything is encoded.
-
-    Returns:
-        The rows that can be scored by subset, and the file names that are missing.
+    """The rows whose image is there, by subset, and the file names that are missing.
 
     Raises:
         ValueError: no image of any row is there, so the image root is probably wrong.

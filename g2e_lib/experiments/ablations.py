@@ -18,11 +18,7 @@ def base_method(settings: AblationSettings) -> Method:
 
 
 def questions(settings: AblationSettings) -> dict[str, list[Method]]:
-    """One list of methods a question, called `<question>=<value>`; each differs from the base in one thing.
-
-    Raises:
-        ValueError: an unknown part of the structure.
-    """
+    """One list of methods a question, called `<question>=<value>`; ValueError if a part of the structure is unknown."""
     base = base_method(settings)
     structures = {
         "saha": {},
@@ -32,31 +28,25 @@ def questions(settings: AblationSettings) -> dict[str, list[Method]]:
         "no_mining": {"miner": None},
     }
 
-    def adapter(rank: int) -> dict[str, Any]:
-        return {"settings": {"lora_rank": rank, "lora_alpha": round(rank * settings.lora_scale)}}
+    def trained(**settings: Any) -> dict[str, Any]:  # noqa: ANN401
+        return {"settings": settings}
 
     changes: dict[str, Change] = {
         "structure": lambda value: structures[value],
         "top_k": lambda value: {"miner": replace(base.miner, top_k=value)},
         "pool_mult": lambda value: {"miner": replace(base.miner, pool_mult=value)},
-        "temperature": lambda value: {"settings": {"temperature": value}},
-        "duplicates": lambda value: {"settings": {"masks_duplicates": value}},
+        "temperature": lambda value: trained(temperature=value),
+        "duplicates": lambda value: trained(masks_duplicates=value),
         "prompt": lambda value: {"prompt": value},
-        "lora_rank": adapter,
-        "fraction": lambda value: {"settings": {"fraction": value}},
+        "lora_rank": lambda value: trained(lora_rank=value, lora_alpha=round(value * settings.lora_scale)),
+        "fraction": lambda value: trained(fraction=value),
     }
     check_values("structure", settings.structure, structures)
     return points(base, settings.points(), changes)
 
 
 def points(base: Method, values: Mapping[str, Sequence[Any]], changes: Mapping[str, Change]) -> dict[str, list[Method]]:
-    """One list of methods for each question that has values; see `questions`.
-
-    Args:
-        base: what they differ from.
-        values: by question.
-        changes: by question.
-    """
+    """One list of methods for each question that has values; each differs from the base in one thing."""
     return {
         question: [replace(base, key=f"{question}={value}", **changes[question](value)) for value in some]
         for question, some in values.items()
@@ -65,21 +55,13 @@ def points(base: Method, values: Mapping[str, Sequence[Any]], changes: Mapping[s
 
 
 def check_values(question: str, values: Sequence[Any], known: Mapping[str, Any]) -> None:
-    """Refuse values that a question does not have.
-
-    Raises:
-        ValueError: names the first of them.
-    """
+    """Raise ValueError, naming the first value that a question does not have."""
     if unknown := [value for value in values if value not in known]:
         raise ValueError(f"unknown {question} {unknown[0]!r}: choose among {', '.join(known)}")
 
 
 def run(results: Results, settings: AblationSettings, study: Study) -> dict[str, Any]:
-    """Run the base and every point, compare them, and store `ablations`.
-
-    Returns:
-        What is stored, without provenance: see Study.ask.
-    """
+    """Run the base and every point, compare them, and store `ablations`; returns what Study.ask does."""
     record, asked = study.provenance(), questions(settings)
     found = study.ask(base_method(settings), asked)
     results.save("ablations", found, record, study.queries)

@@ -37,71 +37,60 @@ MMEB_CAPTIONS = ("MSCOCO_i2t", "VisualNews_i2t")  # image-to-text datasets whose
 
 @dataclass(frozen=True)
 class GlyphBenchmark:
-    """MMEB-mini.
-
-    Attributes:
-        size: of the build.
-        root: its folder; training subsets are in root / "train".
-    """
+    """MMEB-mini; methods of both benchmarks answer alike, and are described at MmebBenchmark."""
 
     size: benchmark.Size
-    root: Path
+    root: Path  #: of the build; training subsets are in root / "train"
     split: str = "original"
     captions: str = "CaptionI2T"
     retrieval_name: str = "GlyphWorld"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What `open_benchmark` needs, for setup.json."""
+        """What open_benchmark needs."""
         return vars(self.size)
 
     def load(self, names: Sequence[str] = (), limit: int = 0) -> tuple[dict[str, list[EvalRow]], dict[str, dict]]:
-        """Rows and facts by evaluation dataset; see benchmark.load."""
+        """See benchmark.load."""
         return benchmark.load(self.root, names, limit)
 
     def training_facts(self, names: Sequence[str] = ()) -> dict[str, dict]:
-        """Facts by training subset; see benchmark.training_facts."""
+        """See benchmark.training_facts."""
         return benchmark.training_facts(self.root, names)
 
     def identity(self) -> str:
-        """What the data are called in provenance."""
+        """See benchmark.identity."""
         return benchmark.identity(self.root)
 
     def crepe(self, limit: int = 300) -> tuple[CrepeSets, str]:
-        """SugarCrepe-mini and SugarCrepe++-mini with `limit` rows a subset; what they are called in provenance."""
+        """SugarCrepe-mini and SugarCrepe++-mini with `limit` rows a subset."""
         root = crepe.prepare_crepe(config.CACHE, _endless(limit))
         return crepe.load_crepe(root), crepe.identity(root)
 
     def sentences(self, limit: int) -> tuple[Path, str]:
-        """Text pairs for UniME's stage 1; see sentences.prepare_paraphrases. Returns the folder and the subset."""
+        """Paraphrases; see sentences.prepare_paraphrases."""
         return sentences.prepare_paraphrases(config.CACHE, _endless(limit)), sentences.PARAPHRASES
 
     def held_out_sentences(self, limit: int) -> list[tuple[str, str]]:
-        """Text pairs of validation scenes, by which a teacher is judged."""
+        """Paraphrases of validation scenes."""
         return sentences.paraphrases(limit, "validation")
 
     def retrieval(self, limit: int) -> dict[str, list[EvalRow]]:
-        """Retrieval with short and with long captions, `limit` pictures each; see sentences.prepare_retrieval."""
+        """See sentences.prepare_retrieval: `limit` pictures for each kind of captions."""
         return sentences.prepare_retrieval(config.CACHE, _endless(limit))
 
     def judge(self, subset: Subset) -> Judge:
-        """The truth about the answers of a training subset: GlyphWorld's own."""
+        """GlyphWorld's own truth."""
         return truth.Judge(self.root, subset.name)
 
 
 @dataclass(frozen=True)
 class MmebBenchmark:
-    """The papers' own data, as download.py lays them out.
-
-    Attributes:
-        selection: which parts of MMEB.
-        policy: "stop" at images that are missing or broken, or "skip" the rows that need them.
-        root: the data folder; training subsets are in root / "train".
-    """
+    """The papers' own data, as download.py lays them out; ValueError wherever what is asked for is not on the disk."""
 
     selection: Selection
-    policy: Policy = "stop"
-    root: Path = field(default_factory=lambda: config.DATA)
+    policy: Policy = "stop"  #: at images that are missing or broken, or "skip" the rows that need them
+    root: Path = field(default_factory=lambda: config.DATA)  #: training subsets are in root / "train"
 
     @property
     def split(self) -> str:
@@ -110,11 +99,7 @@ class MmebBenchmark:
 
     @property
     def captions(self) -> str:
-        """An image-to-text dataset whose targets are captions.
-
-        Raises:
-            ValueError: none is among the datasets.
-        """
+        """An image-to-text dataset whose targets are captions; ValueError if none is selected."""
         there = [name for name in MMEB_CAPTIONS if name in self.selection.all_datasets]
         if not there:
             raise ValueError(f"image-caption pairs are needed: add {MMEB_CAPTIONS[0]} to the datasets of notebook 00")
@@ -123,18 +108,13 @@ class MmebBenchmark:
     @property
     def settings(self) -> dict[str, Any]:
         """What `open_benchmark` needs, for setup.json."""
-        return {"world": "mmeb", "selection": vars(self.selection), "policy": self.policy, "skipped": self._skipped()}
+        skipped = sum(map(len, self._lists().values()))
+        return {"world": "mmeb", "selection": vars(self.selection), "policy": self.policy, "skipped": skipped}
 
     def load(self, names: Sequence[str] = (), limit: int = 0) -> tuple[dict[str, list[EvalRow]], dict[str, dict]]:
-        """Rows and facts (meta_task, distribution, why, and counts) by evaluation dataset; no names and 0 mean all.
-
-        Raises:
-            ValueError: a dataset that is not here, or not on the disk.
-        """
-        self._check(names, self.selection.all_datasets, "dataset")
-        images = self.root / download.EVAL_IMAGES
-        rows, facts = {}, {}
-        for name in names or self.selection.all_datasets:
+        """Rows and facts (meta_task, distribution, why, and counts) by evaluation dataset; no names and 0 mean all."""
+        images, rows, facts = self.root / download.EVAL_IMAGES, {}, {}
+        for name in _asked(names, self.selection.all_datasets, "dataset"):
             some = rows[name] = read_mmeb_eval(self.root / download.EVAL, name, images, limit)
             published = _published(name)
             facts[name] = {
@@ -148,14 +128,9 @@ class MmebBenchmark:
         return rows, facts
 
     def training_facts(self, names: Sequence[str] = ()) -> dict[str, dict]:
-        """Facts (meta_task, distribution, number of pairs) of training subsets, as MMEB-train spells them.
-
-        Raises:
-            ValueError: a subset that is not here, or not on the disk.
-        """
-        self._check(names, self.selection.all_subsets, "training subset")
+        """Facts (meta_task, distribution, number of pairs) of training subsets, as MMEB-train spells them."""
         facts = {}
-        for name in names or self.selection.all_subsets:
+        for name in _asked(names, self.selection.all_subsets, "training subset"):
             files = download.tables(self.root / download.TRAIN / name, self.split)
             if not files:
                 raise ValueError(f"{self.root} lacks {self.split} of {name}: run notebook 00_setup, which brings it")
@@ -168,22 +143,15 @@ class MmebBenchmark:
         return fingerprint([read_note(self.root / download.SOURCES), self._lists()])
 
     def crepe(self, limit: int = 0) -> tuple[CrepeSets, str]:
-        """SugarCrepe and SugarCrepe++, the first `limit` rows a subset (0: all) whose images are there; a digest.
-
-        Raises:
-            ValueError: the files are not on the disk.
-        """
-        skipped, sets = skipped_images(self.root) or frozenset(), {}
+        """SugarCrepe and SugarCrepe++, the first `limit` rows a subset (0: all) whose images are there; a digest."""
+        skipped = skipped_images(self.root) or frozenset()
+        sets: CrepeSets = {folder: {} for folder, _, _ in download.CREPES}
+        facts = {folder: {} for folder in sets}
         for folder, names, read in download.CREPES:
-            sets[folder] = {}
             for name in names:
-                rows = read(self.root / folder, name, self.root / download.COCO_FOLDER)
-                sets[folder][name] = [row for row in rows if row.image not in skipped][: limit or None]
-
-        def content(rows: Sequence[CrepeRow]) -> list[list[str]]:
-            return [[row.image.name, *row.captions, row.negative] for row in rows]
-
-        facts = {folder: {name: content(rows) for name, rows in found.items()} for folder, found in sets.items()}
+                whole = read(self.root / folder, name, self.root / download.COCO_FOLDER)
+                rows = sets[folder][name] = [row for row in whole if row.image not in skipped][: limit or None]
+                facts[folder][name] = [[row.image.name, *row.captions, row.negative] for row in rows]
         return sets, fingerprint(facts)
 
     def sentences(self, limit: int = 0) -> tuple[Path, str]:
@@ -191,9 +159,6 @@ class MmebBenchmark:
 
         Returns:
             A folder in MMEB-train's format, and the name of its one subset.
-
-        Raises:
-            ValueError: the file is not on the disk.
         """
         pairs = self._pairs("train")
         drawn = random.Random("sentences").sample(pairs, limit if 0 < limit < len(pairs) else len(pairs))
@@ -225,9 +190,6 @@ class MmebBenchmark:
 
         Returns:
             Rows by name: `short_i2t`, `short_t2i` (if MMEB's dataset is there), `long_i2t`, `long_t2i`.
-
-        Raises:
-            ValueError: data are not on the disk.
         """
         short = {"short_i2t": self.captions, "short_t2i": self.captions.replace("_i2t", "_t2i")}
         loaded, _ = self.load([name for name in short.values() if name in self.selection.all_datasets], limit)
@@ -249,18 +211,15 @@ class MmebBenchmark:
         paths = {place: self.root / place / SKIPPED for place in (".", download.EVAL_IMAGES)}
         return {place: json.loads(path.read_text("utf-8")) for place, path in paths.items() if path.exists()}
 
-    def _skipped(self) -> int:
-        return sum(map(len, self._lists().values()))
-
-    @staticmethod
-    def _check(names: Sequence[str], known: Sequence[str], kind: str) -> None:
-        if unknown := [name for name in names if name not in known]:
-            raise ValueError(
-                f"notebook 00_setup did not ask for {kind} {unknown[0]!r}: choose among {', '.join(known)}"
-            )
-
 
 Benchmark = GlyphBenchmark | MmebBenchmark
+
+
+def _asked(names: Sequence[str], known: Sequence[str], kind: str) -> Sequence[str]:
+    """The names, or all that are known if there are none."""
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"notebook 00_setup did not ask for {kind} {unknown[0]!r}: choose among {', '.join(known)}")
+    return names or known
 
 
 def _endless(count: int) -> int:
@@ -282,14 +241,12 @@ def _faulty(verified: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def prepare_benchmark(
     world: World, size: benchmark.Size, selection: Selection, policy: Policy = "stop", is_fresh: bool = False
 ) -> tuple[Benchmark, str]:
-    """Build ("glyphworld") or download ("mmeb") a benchmark, and verify it; returns it, and a sentence on that.
+    """Build ("glyphworld", of a size) or download ("mmeb", a selection) a benchmark, and verify it.
 
-    Args:
-        world: which one.
-        size: of MMEB-mini.
-        selection: of MMEB.
-        policy: "stop" at images that are missing or broken, or "skip" the rows that need them.
-        is_fresh: build again, or open every image again.
+    `is_fresh` builds again, or opens every image again.
+
+    Returns:
+        The benchmark, and a sentence on what was verified.
 
     Raises:
         ValueError: something is wrong with the data, or cannot be had.
@@ -304,11 +261,12 @@ def prepare_benchmark(
     verified = download.verified(bench.root, selection, is_fresh)
     wrong = _faulty(verified)
     if wrong and policy == "stop":
-        raise ValueError(
-            f"{len(wrong)} images are missing or broken, such as {', '.join(wrong[:NAMED])} (all in "
-            f"{bench.root / download.VERIFIED}): run `python -m g2e_lib download repair`, or set broken_images to "
-            "'skip'"
+        some, remedy = (
+            ", ".join(wrong[:NAMED]),
+            "run `python -m g2e_lib download repair`, or set broken_images to 'skip'",
         )
+        place = bench.root / download.VERIFIED
+        raise ValueError(f"{len(wrong)} images are missing or broken, such as {some} (all in {place}): {remedy}")
     _list_skipped(bench.root)
     total = sum(table["images"] for table in verified.values())
     return bench, f"{bench.root.name}: {total} images in {len(verified)} tables, {len(wrong)} of them skipped"
@@ -323,11 +281,7 @@ def _list_skipped(root: Path) -> None:
 
 
 def open_benchmark(results: Results) -> Benchmark:
-    """The benchmark that notebook 00 prepared for a run.
-
-    Raises:
-        ValueError: it has not run.
-    """
+    """The benchmark that notebook 00 prepared for a run; ValueError if it has not run."""
     settings = results.metrics("setup")["benchmark"]
     if settings.get("world") == "mmeb":
         return MmebBenchmark(Selection(**settings["selection"]), settings["policy"])

@@ -9,30 +9,22 @@ from g2e_lib.embedder import Embedder
 from g2e_lib.evaluation import sugarcrepe
 from g2e_lib.experiments import unime
 from g2e_lib.experiments.settings import CompositionSettings, UnimeSettings
-from g2e_lib.experiments.study import Method, Study
+from g2e_lib.experiments.study import Study
 from g2e_lib.project.provenance import Run
 from g2e_lib.project.results import Results
 
 
 def open_models(results: Results, settings: CompositionSettings) -> tuple[Study, dict[str, Callable[[], Embedder]]]:
-    """The models to compare, found by the settings of notebook 05; what is not trained yet is trained when called.
+    """A study, and the models to compare by key: the base model under each prompt, then the methods of notebook 05.
 
-    Returns:
-        A study, and embedders by key, made when called: the base model under each prompt, then every method.
+    Embedders are made when called; what is not trained yet is trained then, with `seed` of the settings.
     """
     of_unime = replace(UnimeSettings.of(results), launch=settings.launch)
     study, methods, _ = unime.open_study(results, of_unime, retrains=False)  # notebook 05 has, if asked
     methods.pop("unime_2")
-    return study, embedders(study, settings, methods)
-
-
-def embedders(
-    study: Study, settings: CompositionSettings, methods: Mapping[str, Method]
-) -> dict[str, Callable[[], Embedder]]:
-    """Embedders by key, made when called; methods with `seed` of the settings."""
-    seed, prompts = settings.seed, settings.prompts
-    base = {f"zero_shot:{prompt}": partial(study.embedder, None, seed, prompt) for prompt in prompts}
-    return base | {key: partial(study.embedder, method, seed) for key, method in methods.items()}
+    make, seed = study.embedder, settings.seed
+    models = {f"zero_shot:{prompt}": partial(make, None, seed, prompt) for prompt in settings.prompts}
+    return study, models | {key: partial(make, method, seed) for key, method in methods.items()}
 
 
 def baselines(prompts: Sequence[str]) -> list[str]:
@@ -46,8 +38,7 @@ def run(
 ) -> dict[str, Any]:
     """Score all models, compare them row by row, and store `sugarcrepe` with pictures of what is got wrong.
 
-    Returns:
-        What is stored, without provenance: see sugarcrepe.compare_models.
+    Returns what is stored, without provenance: see evaluation.sugarcrepe.compare_models.
     """
     sets, identity = study.bench.crepe(settings.crepe_rows)
     given = study.settings.record() | settings.record()

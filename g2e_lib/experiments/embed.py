@@ -3,8 +3,8 @@
     accelerate launch --num_processes 8 -m g2e_lib embed qwen2-vl-2b
     ./run_all.sh --profile qwen2-vl-2b
 
-Notebook 00 must have run. What notebooks 01 and 02 would embed is embedded here, with the same settings, into the
-same store: by the shard, each on one process. A killed run goes on at the shards that are missing.
+Notebook 00 must have run. What notebooks 01 and 02 would embed is embedded with the same settings into the same store,
+each shard on one process. A killed run goes on at the shards that are missing.
 """
 
 import argparse
@@ -20,7 +20,6 @@ import yaml
 from g2e_lib.data.items import item_digests
 from g2e_lib.experiments import negatives, zero_shot
 from g2e_lib.experiments.settings import MiningSettings, ZeroShotSettings
-from g2e_lib.miners import Miner
 from g2e_lib.mining import labelled_subsets
 from g2e_lib.project import config
 from g2e_lib.project.results import Results
@@ -41,17 +40,12 @@ def embed_zero_shot(results: Results, settings: ZeroShotSettings) -> int:
 def embed_and_mine(results: Results, settings: MiningSettings) -> int:
     """Embed and mine what notebook 02 compares miners on; returns the number of subsets times miners."""
     bench, subsets, embedder = negatives.open_model(results, settings)
-    miners = [Miner(name, settings.top_k, settings.pool_mult, seed=settings.seed) for name in settings.miners]
-    labelled = labelled_subsets(bench.training_facts(settings.subsets))
+    miners, labelled = negatives.asked_miners(settings), labelled_subsets(bench.training_facts(settings.subsets))
     return mine_all(embedder, subsets, miners, labelled, results.store("embeddings"))
 
 
 def _given(pairs: Sequence[Sequence[str]], kinds: Sequence[type]) -> dict[type, dict[str, Any]]:
-    """Values of `-p`, for whichever settings have them.
-
-    Raises:
-        ValueError: none has one of them.
-    """
+    """Values of `-p`, for whichever settings have them; ValueError if none has one of them."""
     known = {kind: [field.name for field in fields(kind)] for kind in kinds}
     if unknown := [name for name, _ in pairs if not any(name in names for names in known.values())]:
         choice = dict.fromkeys(name for names in known.values() for name in names)

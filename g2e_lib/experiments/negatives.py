@@ -13,17 +13,18 @@ from g2e_lib.project.provenance import Run
 from g2e_lib.project.results import Results
 
 
-def open_pairs(settings: MiningSettings, bench: Benchmark) -> list[Subset]:
-    """The training subsets that are mined."""
-    names = list(bench.training_facts(settings.subsets))
-    return load_subsets(bench.root / "train", names, split=bench.split, **settings.picked("fraction", "limit"))
-
-
 def open_model(results: Results, settings: MiningSettings) -> tuple[Benchmark, list[Subset], Embedder]:
     """The data that notebook 00 has prepared, the subsets that are mined, and the model to embed them with."""
     bench = open_benchmark(results)
+    names, part = list(bench.training_facts(settings.subsets)), settings.picked("fraction", "limit")
+    subsets = load_subsets(bench.root / "train", names, split=bench.split, **part)
     given = {**settings.picked("prompt", "device", "dtype"), **settings.embedding()}
-    return bench, open_pairs(settings, bench), Embedder.from_pretrained(settings.model, **given)
+    return bench, subsets, Embedder.from_pretrained(settings.model, **given)
+
+
+def asked_miners(settings: MiningSettings) -> list[Miner]:
+    """The miners that are compared."""
+    return [Miner(name, settings.top_k, settings.pool_mult, seed=settings.seed) for name in settings.miners]
 
 
 def provenance(settings: MiningSettings, subsets: list[Subset], embedder: Embedder) -> Run:
@@ -50,13 +51,11 @@ def run(
 ) -> dict[str, Any]:
     """Mine with every miner and judge the negatives; stores `mining`, `similarities` and the clusters of SaHa.
 
-    Returns:
-        What is stored as `mining`, without provenance: see compare_miners.
+    Returns what is stored as `mining`, without provenance: see compare_miners.
     """
     record = provenance(settings, subsets, embedder)
-    miners = [Miner(name, settings.top_k, settings.pool_mult, seed=settings.seed) for name in settings.miners]
     facts, judges = bench.training_facts(settings.subsets), {s.name: bench.judge(s) for s in subsets}
-    found = compare_miners(embedder, subsets, facts, judges, miners, results.store("embeddings"))
+    found = compare_miners(embedder, subsets, facts, judges, asked_miners(settings), results.store("embeddings"))
     clusters, similarities = found.pop("clusters"), found.pop("similarities")
     count = sum(len(subset.pairs) for subset in subsets)
     results.save("mining", found, record, count)

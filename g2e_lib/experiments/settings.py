@@ -4,29 +4,20 @@ A notebook shows the settings a reader would turn; the others come from its clas
 `-p`. `TrainingSettings.of(results, steps=steps)` puts them together.
 """
 
-from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Protocol, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args, get_origin
+
+if TYPE_CHECKING:  # it needs numpy
+    from g2e_lib.project.results import Results
 
 Names = tuple[str, ...]
 PROMPTS = ("none", "user", "system", "hierarchical", "hierarchical_both", "e5v", "unime")
 KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
-class HasSettings(Protocol):
-    """What is asked of g2e_lib.project.results.Results."""
-
-    def settings(self, notebook: str, known: Collection[str] | None = None) -> Mapping[str, Any]:
-        """Every setting of a notebook (its file stem) that differs from the defaults."""
-
-
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a notebook; lists may be given for tuples, and whole numbers for others.
-
-    Raises:
-        ValueError: a setting of the wrong type.
-    """
+    """Settings of a notebook; lists may be given for tuples, whole numbers for others; other types raise ValueError."""
 
     notebook: ClassVar[str]  # file stem
 
@@ -34,21 +25,17 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = _converted(field.type, getattr(self, field.name))
+            given = getattr(self, field.name)
+            value = _converted(field.type, given)
             if value is None:
-                kind, is_list = (get_args(field.type) or (field.type,))[0], get_origin(field.type) is tuple
-                takes = f"a list, each element {KINDS[kind]}" if is_list else KINDS[kind]
-                given = getattr(self, field.name)
+                is_list = get_origin(field.type) is tuple
+                takes = f"a list, each element {KINDS[get_args(field.type)[0]]}" if is_list else KINDS[field.type]
                 raise ValueError(f"{self.notebook}: {field.name} takes {takes}, not {given!r}")
             object.__setattr__(self, field.name, value)
 
     @classmethod
-    def of(cls, results: HasSettings, **shown: Any) -> Self:  # noqa: ANN401 (whatever the fields take)
-        """The defaults, changed by what a run was started with, changed by what the notebook itself says.
-
-        Args:
-            results: of the run.
-            shown: the notebook's own parameters.
+    def of(cls, results: "Results", **shown: Any) -> Self:  # noqa: ANN401 (whatever the fields take)
+        """The defaults, changed by what a run was started with, changed by what the notebook itself says (`shown`).
 
         Raises:
             ValueError: an unknown setting, or one of the wrong type.
@@ -71,8 +58,10 @@ class Settings:
 def _converted(kind: Any, value: Any) -> Any:  # noqa: ANN401
     """The value as `kind`, None if it is something else."""
     if get_origin(kind) is tuple:
-        elements = [_converted(get_args(kind)[0], one) for one in value] if isinstance(value, list | tuple) else [None]
-        return None if any(one is None for one in elements) else tuple(elements)
+        elements = (
+            [_converted(get_args(kind)[0], part) for part in value] if isinstance(value, list | tuple) else [None]
+        )
+        return None if None in elements else tuple(elements)
     if kind is float and type(value) in (int, str):  # YAML reads 1e-3 as a text
         try:
             return float(value)
@@ -204,7 +193,7 @@ class TrainingSettings(StudySettings):
     seeds: int = 3
 
     def train_settings(self) -> dict[str, Any]:
-        """What TrainConfig takes, for all methods of a study."""
+        """Also the settings of the adapter."""
         adapter = self.picked("temperature", "lora_rank", "lora_alpha", "lora_dropout", "use_dora")
         return super().train_settings() | adapter
 
@@ -232,7 +221,7 @@ class AblationSettings(StudySettings):
     warmup_steps: int = 3
 
     def train_settings(self) -> dict[str, Any]:
-        """What TrainConfig takes, for all methods of a study."""
+        """Also the adapter of the base point."""
         alpha = round(self.lora_scale * self.base_lora_rank)
         return super().train_settings() | {"lora_rank": self.base_lora_rank, "lora_alpha": alpha}
 
@@ -295,4 +284,4 @@ class CompositionSettings(Settings):
 
 
 ALL = (SetupSettings, ZeroShotSettings, MiningSettings, TrainingSettings, AblationSettings, UnimeSettings)
-NOTEBOOK_SETTINGS: dict[str, type[Settings]] = {one.notebook: one for one in (*ALL, CompositionSettings)}
+NOTEBOOK_SETTINGS: dict[str, type[Settings]] = {kind.notebook: kind for kind in (*ALL, CompositionSettings)}

@@ -18,11 +18,7 @@ SHOWN = ("ObjectName", "RelationQA", "Edited", "CropByRelation")  # datasets of 
 
 
 def prepare_benchmark(results: Results, settings: SetupSettings) -> tuple[Benchmark, str]:
-    """Build or download the benchmark, and verify it; returns it, and a sentence on what was verified.
-
-    Raises:
-        ValueError: something is wrong with the data, or cannot be had.
-    """
+    """See benchmarks.prepare_benchmark."""
     size, selection = Size(**settings.size()), benchmarks.Selection(**settings.selection())
     return benchmarks.prepare_benchmark(settings.world, size, selection, settings.broken_images, results.is_fresh)
 
@@ -39,10 +35,8 @@ def open_base_model(settings: SetupSettings) -> tuple[Embedder, dict[str, Any], 
 def run(results: Results, settings: SetupSettings, bench: Benchmark) -> dict[str, Any]:
     """Ask the base model what it can do, and store `setup`, `gallery` (with pictures) and `benchmarks`.
 
-    Questions are about GlyphWorld: with other data none are asked.
-
-    Returns:
-        What is stored as `setup`, without provenance; its `competence` is a list of records, empty if none are asked.
+    Returns what is stored as `setup`, without provenance. Questions are about GlyphWorld: with other data none are
+    asked, and `competence` is empty.
     """
     is_embedded = settings.world == "glyphworld"
     embedder, training, log = open_base_model(settings)

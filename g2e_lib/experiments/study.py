@@ -65,9 +65,8 @@ class Study:
     Args:
         results: of the run; gives the caches.
         bench: the data.
-        settings: shared by all methods. `launch` is no part of what a run is remembered by: without dropout the
-            number of processes changes nothing but rounding, with it which masks are drawn, as another GPU would;
-            and what 8 GPUs have trained is evaluated, and drawn again, where there is one.
+        settings: shared by all methods. A run is remembered without `launch`: the number of processes changes rounding,
+            and with dropout which masks are drawn, as another GPU would; what 8 GPUs trained, one can evaluate.
         retrains: train again what was trained before this object was made; None does if caches are to be ignored.
 
     Raises:
@@ -91,11 +90,11 @@ class Study:
 
     @cached_property
     def _tests(self) -> tuple[dict[str, list[EvalRow]], dict[str, dict]]:
-        return self.bench.load(self.settings.datasets, self.settings.limit)
+        return self.bench.load(self.settings.datasets, self.settings.limit)  # not before they are asked for
 
     @property
     def rows(self) -> dict[str, list[EvalRow]]:
-        """Evaluation rows by dataset; read when they are first asked for."""
+        """Evaluation rows by dataset."""
         return self._tests[0]
 
     @property
@@ -109,12 +108,10 @@ class Study:
 
     @cached_property
     def _tested(self) -> str:
-        return fingerprint(
-            {
-                name: [fingerprint([self._digests[item] for item in (row.query, *row.candidates)]) for row in some]
-                for name, some in self.rows.items()
-            }
-        )
+        def digest(row: EvalRow) -> str:
+            return fingerprint([self._digests[item] for item in (row.query, *row.candidates)])
+
+        return fingerprint({name: list(map(digest, some)) for name, some in self.rows.items()})
 
     def provenance(self) -> Run:
         """What this study's results depend on."""
@@ -194,9 +191,8 @@ class Study:
         if method.miner:
             files["clusters"] = self._clusters(run, replace(method.miner, seed=run.seed))
         if method.sentences:
-            files["teacher"] = self.cache / "teachers" / f"{name}.safetensors"
-            pairs, teacher = self._pairs(run)[0], method.sentences.teacher
-            save_teacher(files["teacher"], teacher, pairs, self.embeddings, default_device())
+            path = files["teacher"] = self.cache / "teachers" / f"{name}.safetensors"
+            save_teacher(path, method.sentences.teacher, self._pairs(run)[0], self.embeddings, default_device())
         if method.start:
             files["start"] = self.train(method.start, run.seed)
         return {kind: str(path) for kind, path in files.items()}
@@ -204,20 +200,18 @@ class Study:
     def _clusters(self, run: TrainConfig, miner: Miner) -> Path:
         """A file of clusters mined with the base model under the method's prompt."""
         subsets, labelled = self._pairs(run)[0], labelled_subsets(self.trained_on)
-        embedder = self.embedder(None, prompt=run.prompt)
-        on = embedder.device.type
-        mined = {s.name: mine_subset(embedder, s, miner, s.name in labelled, self.embeddings, on) for s in subsets}
-        path = self.cache / "clusters" / f"{fingerprint([found['clusters'] for found in mined.values()])}.json"
-        save_clusters(path, {name: found["clusters"] for name, found in mined.items()}, subsets, miner, embedder)
+        embedder, clusters = self.embedder(None, prompt=run.prompt), {}
+        for subset in subsets:
+            options = subset.name in labelled, self.embeddings, embedder.device.type
+            clusters[subset.name] = mine_subset(embedder, subset, miner, *options)["clusters"]
+        path = self.cache / "clusters" / f"{fingerprint(list(clusters.values()))}.json"
+        save_clusters(path, clusters, subsets, miner, embedder)
         return path
 
     def embedder(self, method: Method | None, seed: int = 0, prompt: str = "") -> Embedder:
-        """The model a method has trained; None is the base model.
+        """The model a method has trained, now if it was not yet; None is the base model.
 
-        Args:
-            method: trained if it is not yet.
-            seed: of its training.
-            prompt: of the embedder; "" is the method's own (the base model has none of its own).
+        `prompt` of the embedder: "" is the method's own (the base model has none).
         """
         adapter = self.train(method, seed) if method else None
         shown = {"prompt": prompt or method.prompt, "dtype": self.settings.dtype, **self.settings.embedding()}
@@ -226,8 +220,7 @@ class Study:
     def run(self, method: Method, seed: int = 0) -> dict[str, Any]:
         """Mine, train and evaluate one method with one seed, or recall it.
 
-        Returns:
-            `right` (answers as a string of 0 and 1 by dataset), `log` (records of training) and `seconds` of training.
+        Returns `right` (by dataset a string of 0 and 1), `log` (records of training) and `seconds` of training.
         """
         key = {"trained": self._key(method, seed), "tested on": self._tested}
         key |= {"prompt": method.prompt, "embedding": self._shown(), "code": code_fingerprint("evaluation.scores")}
@@ -235,11 +228,9 @@ class Study:
 
     def _run(self, method: Method, seed: int) -> dict[str, Any]:
         log = read_log(self.train(method, seed).parent)
-        return {
-            **self._evaluate(self.embedder(method, seed)),
-            "log": [{k: round(v, 6) for k, v in record.items()} for record in log],
-            "seconds": round(sum(record["seconds"] for record in log), 1),
-        }
+        rounded = [{name: round(value, 6) for name, value in record.items()} for record in log]
+        seconds = round(sum(record["seconds"] for record in log), 1)
+        return {**self._evaluate(self.embedder(method, seed)), "log": rounded, "seconds": seconds}
 
     def zero_shot(self, prompt: str) -> dict[str, Any]:
         """The base model without training, in the form of `run`."""
@@ -261,10 +252,7 @@ class Study:
     ) -> dict[str, Any]:
         """What evaluation.compare returns for MMEB's groups, with the facts about datasets, and how training went.
 
-        Args:
-            records: for each method one record a seed, from `run` or `zero_shot`.
-            baselines: methods that all later ones are compared with.
-            seed: of the bootstrap.
+        Records are by method one a seed, from `run` or `zero_shot`; all after each baseline are compared with it.
         """
         found = compare(records, group_names(self.facts), baselines, seed, by_seed="overall")
         for key, some in records.items():
@@ -275,8 +263,7 @@ class Study:
     def ask(self, base: Method, questions: Mapping[str, Sequence[Method]]) -> dict[str, Any]:
         """Run a base and all points that differ from it in one thing, and compare: see `compare`.
 
-        Returns:
-            Also `questions` (keys of points), `base` (its key) and `base_names` (keys of all that equal it).
+        Returns also `questions` (keys of points), `base` (its key) and `base_names` (keys of all that equal it).
         """
         methods = {method.key: method for method in (base, *(point for some in questions.values() for point in some))}
         records = self.run_all(list(methods.values()))
@@ -289,10 +276,6 @@ class Study:
 def main_methods(settings: TrainingSettings) -> dict[str, Method]:
     """The four ways of Table 2, by key."""
     saha, topk = Miner("saha", settings.top_k, settings.pool_mult), Miner("topk", settings.top_k)
-    methods = (
-        Method("in_batch_no_prompt", prompt="none"),
-        Method("in_batch"),
-        Method("topk", miner=topk),
-        Method("saha", miner=saha),
-    )
+    plain = Method("in_batch_no_prompt", prompt="none"), Method("in_batch")
+    methods = (*plain, Method("topk", miner=topk), Method("saha", miner=saha))
     return {method.key: method for method in methods}

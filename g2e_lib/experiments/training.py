@@ -9,20 +9,12 @@ from g2e_lib.project.results import Results
 
 
 def open_study(results: Results, settings: StudySettings) -> Study:
-    """A study on the data that notebook 00 has prepared; for notebooks 03 and 04.
-
-    Raises:
-        ValueError: notebook 00 has not run, or has not prepared what the settings name.
-    """
+    """A study for notebook 03 or 04; ValueError if notebook 00 has not prepared what the settings name."""
     return Study(results, open_benchmark(results), settings)
 
 
 def run(results: Results, settings: TrainingSettings, study: Study) -> dict[str, Any]:
-    """Train and evaluate the main methods, compare each with all before it, and store `training`.
-
-    Returns:
-        What is stored, without provenance: see Study.compare.
-    """
+    """Compare each of the main methods with all before it, and store `training`; returns what Study.compare does."""
     record = study.provenance()
     records = {"zero_shot": [study.zero_shot("hierarchical")]}
     records |= study.run_all(list(main_methods(settings).values()))

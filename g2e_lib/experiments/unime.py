@@ -27,19 +27,15 @@ OF_NEGATIVES = ("negative_similarity", "loss", "gradient_norm")  # what a traini
 def open_study(
     results: Results, settings: UnimeSettings, retrains: bool | None = None
 ) -> tuple[Study, dict[str, Method], dict[str, Any]]:
-    """A study, all its methods, and the text teacher, which is trained if it is asked for and not there.
-
-    Returns:
-        The study; methods by key: those of main_methods and of unime_methods; what is known of the teacher.
+    """A study, its methods by key (main_methods and unime_methods), and what is known of the text teacher.
 
     Raises:
         ValueError: notebook 00 has not run, or has not prepared what the settings name.
     """
     study = Study(results, open_benchmark(results), settings, retrains)
-    bench, store = study.bench, study.embeddings
-    held_out = bench.held_out_sentences(JUDGED)
-    folder, teacher = open_teacher(study.cache, settings.teacher, settings.teacher_pairs, held_out, store)
-    data, subset = bench.sentences(settings.sentence_pairs)
+    held_out, pairs = study.bench.held_out_sentences(JUDGED), settings.teacher_pairs
+    folder, teacher = open_teacher(study.cache, settings.teacher, pairs, held_out, study.embeddings)
+    data, subset = study.bench.sentences(settings.sentence_pairs)
     stages = unime_methods(settings, Sentences(data, (subset,), str(folder)))
     return study, main_methods(settings) | stages, teacher
 
@@ -53,11 +49,7 @@ def unime_methods(settings: UnimeSettings, sentences: Sentences) -> dict[str, Me
 
 
 def questions(both: Method, settings: UnimeSettings) -> dict[str, list[Method]]:
-    """One list of methods a question, called `<question>=<value>`; each differs from both stages in one thing.
-
-    Raises:
-        ValueError: an unknown stage.
-    """
+    """As ablations.questions, with both stages as the base; ValueError if a stage is unknown."""
 
     def changed(**settings: Any) -> dict[str, Any]:  # noqa: ANN401
         return {"settings": {**both.settings, **settings}}
@@ -81,11 +73,7 @@ def questions(both: Method, settings: UnimeSettings) -> dict[str, list[Method]]:
 def run(
     results: Results, settings: UnimeSettings, study: Study, methods: Mapping[str, Method], teacher: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Everything notebook 05 measures; stores `unime`, `unime_ablations` and `modality_gap_trained`.
-
-    Returns:
-        What is stored as `unime`, without provenance.
-    """
+    """Measure everything; stores `unime`, `unime_ablations` and `modality_gap_trained`, and returns the first."""
     record = study.provenance()
     methods = {key: method for key, method in methods.items() if key != "topk"}
     found = {"teacher": teacher, **compare_stages(study, methods)}
@@ -123,10 +111,7 @@ def run_ablations(
 
 
 def compare_negatives(ablations: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """How training goes with hard, random and easy negatives (UniME's comparison).
-
-    Args:
-        ablations: what Study.ask returned for the question "negatives".
+    """How training goes with hard, random and easy negatives, from the ablations' question "negatives".
 
     Returns:
         By kind of negatives `negatives`, the logs of every seed; `negatives_means`, estimates by field over the steps
@@ -143,25 +128,15 @@ def compare_negatives(ablations: Mapping[str, Any]) -> dict[str, dict[str, Any]]
         of_kind = values[kind].items()
         return {name: vars(estimate_mean(found - values[less][name] if less else found)) for name, found in of_kind}
 
-    rivals = [kind for kind in values if kind != "hard" and "hard" in values]
-    differences = {kind: means("hard", less=kind) for kind in rivals}
-    return {
-        "negatives": logs,
-        "negatives_means": {kind: means(kind) for kind in values},
-        "negatives_differences": differences,
-    }
+    differences = {kind: means("hard", less=kind) for kind in values if kind != "hard" and "hard" in values}
+    averages = {kind: means(kind) for kind in values}
+    return {"negatives": logs, "negatives_means": averages, "negatives_differences": differences}
 
 
 def score_retrieval(
     study: Study, methods: Mapping[str, Method], retrieval: Mapping[str, Sequence[Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Recall at 1 of captions by images and images by captions: by method and name of the rows an estimate in percent.
-
-    Args:
-        study: trains what is not trained yet.
-        methods: by key; before them comes the base model under UniME's prompt.
-        retrieval: rows by name.
-    """
+    """Recall at 1 in percent, an estimate by method and name of the rows; first the base model under UniME's prompt."""
     scores = {}
     for key, method in {"zero_shot_unime": None, **methods}.items():
         embedder = study.embedder(method, prompt="" if method else PROMPT)
@@ -198,11 +173,7 @@ def next_words(study: Study, methods: Mapping[str, Method], pairs: Sequence[tupl
 def trained_panels(
     study: Study, methods: Mapping[str, Method], keys: Sequence[str], pairs: Sequence[tuple[Item, Item]]
 ) -> dict[str, dict[str, Any]]:
-    """The modality gap after training, in the form of modality_panels, by method.
-
-    Raises:
-        ValueError: one of `keys` is not among the methods.
-    """
+    """By method modality_panels after training; ValueError if one of `keys` is not among the methods."""
     check_values("method", keys, methods)
     panels = {}
     for key in keys:

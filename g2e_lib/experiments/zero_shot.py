@@ -26,8 +26,7 @@ def caption_pairs(settings: ZeroShotSettings, bench: Benchmark) -> list[tuple[It
 def run(results: Results, settings: ZeroShotSettings, bench: Benchmark, embedder: Embedder) -> dict[str, Any]:
     """Measure all prompts; stores `zero_shot`, `modality_gap`, `next_words` and `attention`.
 
-    Returns:
-        What is stored as `zero_shot`, without provenance: see scores.score_prompts.
+    Returns what is stored as `zero_shot`, without provenance: see scores.score_prompts.
     """
     cache, (rows, facts) = results.store("embeddings"), bench.load(settings.datasets, settings.limit)
     given = settings.record() | {"datasets": list(rows)}

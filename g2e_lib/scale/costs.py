@@ -31,13 +31,13 @@ CREPE_ITEMS, CREPE_MODELS = 30_000, 6  # captions and photos of both sets; model
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage does, the items that run through the model, their tokens, hours on one assumed GPU, GB on disk."""
+    """What a stage of a run costs."""
 
     stage: str
-    items: int
+    items: int  # that run through the model
     tokens: int
-    gpu_hours: float
-    disk: float
+    gpu_hours: float  # on one GPU, assumed or here
+    disk: float  # GB
 
 
 def flops_a_second() -> tuple[str, float]:
@@ -60,11 +60,7 @@ def _stage(stage: str, items: int, visual: int, parameters: float, trains: bool 
 
 
 def estimate(settings: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
-    """The stages of a run with their costs; none for the embedded world.
-
-    Args:
-        settings: by notebook (file stem) all its settings, defaults included.
-    """
+    """The stages of a run with their costs, none for the embedded world, from all settings by notebook (file stem)."""
     table = reference("mmeb_datasets").set_index("dataset")
     setup, costs = settings.get("00_setup", {}), []
     datasets = setup.get("datasets") or list(table.index)
@@ -94,10 +90,8 @@ def _study(stem: str, chosen: Mapping[str, Any], datasets: Sequence[str]) -> lis
     steps = whole * chosen["steps"] + short * chosen.get("ablation_steps", 0)
     items = 2 * steps * chosen["pairs_per_step"] * chosen["seeds"]
     tested = _evaluated(chosen, datasets) * (whole + short) * chosen["seeds"]
-    costs = [
-        _stage(name, items, VISUAL_TOKENS["paper_train"], size, trains=True),
-        _stage(f"{name}, evaluation", tested, _visual(chosen), size),
-    ]
+    training = _stage(name, items, VISUAL_TOKENS["paper_train"], size, trains=True)
+    costs = [training, _stage(f"{name}, evaluation", tested, _visual(chosen), size)]
     if "first_steps" in chosen:
         items = 2 * chosen["first_steps"] * chosen["first_pairs"] * chosen["seeds"]
         costs.append(_stage(f"{name}, stage 1", items, 0, size, trains=True))
@@ -147,12 +141,7 @@ def describe(costs: list[Cost]) -> str:
 
 
 def confirm(settings: Mapping[str, Mapping[str, Any]], asks: bool | None = None) -> bool:
-    """Print what a run costs, if that is more than a laptop's, and ask whether to go on if somebody can answer.
-
-    Args:
-        settings: as in estimate.
-        asks: whether to ask; None asks on a terminal only.
-    """
+    """Print what a run costs, if that is more than a laptop's; whether to go on, which None asks on a terminal only."""
     costs = estimate(settings)
     if not costs:
         return True

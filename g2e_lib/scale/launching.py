@@ -15,18 +15,12 @@ from g2e_lib.train_config import TrainConfig, write_config
 
 
 def launch_file(launch: str) -> Path:
-    """The file of an accelerate configuration, whose path is absolute or relative to the project's root.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The file of an accelerate configuration (absolute, or in the project's root); ValueError if there is none."""
     path = places.ROOT / launch
     if not path.is_file():
         known = ", ".join(f"launch/{file.name}" for file in sorted((places.ROOT / "launch").glob("*.yaml")))
-        raise ValueError(
-            f"launch {launch!r} is no file of an accelerate configuration: choose {known}, write one with `accelerate "
-            "config --config_file`, or set launch to '' to train in this process"
-        )
+        others = "write one with `accelerate config --config_file`, or set launch to '' to train in this process"
+        raise ValueError(f"launch {launch!r} is no file of an accelerate configuration: choose {known}, {others}")
     return path
 
 

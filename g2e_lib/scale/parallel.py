@@ -1,7 +1,6 @@
-"""Embed and mine on several processes that share a store; what comes out does not depend on how many there are.
+"""Embed and mine on several processes; what comes out does not depend on how many there are.
 
-The store is the only thing they talk through: each process makes its part of the entries, waits for the others, and
-whoever asks for them afterwards, such as a notebook, finds everything there.
+A store is the only thing they talk through: each makes its part of the entries and waits for the others.
 """
 
 import os
@@ -50,10 +49,7 @@ def wait() -> None:
 
 
 def embed_all(
-    embedder: Embedder,
-    items: Mapping[Role, Iterable[Item]],
-    store: Store,
-    digests: Mapping[Item, str] | None = None,
+    embedder: Embedder, items: Mapping[Role, Iterable[Item]], store: Store, digests: Mapping[Item, str] | None = None
 ) -> int:
     """Bring embeddings of items into the store that all processes share, each shard on one of them.
 
@@ -61,7 +57,7 @@ def embed_all(
         embedder: with its prompt.
         items: by role, in the order in which they will be asked for, with or without repetitions.
         store: that all processes share.
-        digests: for each item a digest of its content, if known already (see `item_digests`).
+        digests: as from `item_digests`, if known already.
 
     Returns:
         The number of shards, over all processes.
@@ -80,10 +76,7 @@ def embed_all(
 def mine_all(
     embedder: Embedder, subsets: Sequence[Subset], miners: Sequence[Miner], labelled: set[str], store: Store
 ) -> int:
-    """Bring embeddings and clusters of training subsets into the store, each subset mined on one process.
-
-    Returns:
-        The number of pairs of a subset and a miner.
+    """Bring embeddings and clusters of training subsets into the store, each mined on one process; returns how many.
 
     Raises:
         ValueError: no query of a subset has a negative.

@@ -1,8 +1,7 @@
 """Make a folder others can load: an adapter, or a merged checkpoint that is also a SentenceTransformer.
 
 A merged folder loads as an ordinary Qwen2-VL, as `Embedder.from_pretrained(folder)`, and, after `import g2e_lib`, as
-`SentenceTransformer(folder)`: the chat template then writes the prompt, `encode_query` with the query's own line and
-`encode_document` without, and small files say to pool the last token and normalise.
+`SentenceTransformer(folder)`, whose `encode_query` adds the query's own line to the prompt.
 """
 
 import argparse
@@ -21,88 +20,47 @@ from g2e_lib.backbone.checkpoint import apply_adapter, checkpoint_folder, load_m
 from g2e_lib.project.store import write_json, write_text
 from g2e_lib.prompts import ASSISTANT_HEADER, TURN_END, TURN_START, VISION_BLOCK, Prompt, get_prompt
 
-ST = "sentence_transformers"
-FORWARD = {"method": "forward", "method_output_name": "last_hidden_state"}
 TEMPLATES = Path(__file__).with_name("templates")
 
 
 @dataclass(frozen=True)
 class Release:
-    """What is published.
+    """What is published."""
 
-    Attributes:
-        model: the base model, a name that others can resolve: it goes into the card and the adapter's settings.
-        adapter: folder of a PEFT adapter; "" publishes the base model as an embedder.
-        prompt: a name in prompts.PROMPTS.
-        dtype: of the merged weights, "float32" or "bfloat16".
-        max_pixels: of an image, written into the image processor's settings; 0 leaves them.
-        license: of the weights.
-        datasets: hub ids of the training data, for the card.
-        results: a results folder whose tables go into the card; "" for none.
-    """
-
-    model: str
-    adapter: str = ""
-    prompt: str = "hierarchical"
-    dtype: str = "bfloat16"
-    max_pixels: int = 0
-    license: str = "apache-2.0"
-    datasets: tuple[str, ...] = ("TIGER-Lab/MMEB-train",)
-    results: str = ""
+    model: str  # the base model, a name that others can resolve: it goes into the card and the adapter's settings
+    adapter: str = ""  # folder of a PEFT adapter; "" publishes the base model as an embedder
+    prompt: str = "hierarchical"  # a name in prompts.PROMPTS
+    dtype: str = "bfloat16"  # of the merged weights, or "float32"
+    max_pixels: int = 0  # of an image, written into the image processor's settings; 0 leaves them
+    license: str = "apache-2.0"  # of the weights
+    datasets: tuple[str, ...] = ("TIGER-Lab/MMEB-train",)  # hub ids of the training data, for the card
+    results: str = ""  # a results folder whose tables go into the card; "" for none
 
 
 def embedding_template(prompt: Prompt) -> str:
-    """A Jinja chat template that renders one user message as `prompts.render` does.
+    """A Jinja chat template that renders one user message as `prompts.render` does, the image first.
 
-    Whether the message is a query is told by the variable `task`, which sentence-transformers sets. The image comes
-    first, whatever the order of the parts.
+    Whether the message is a query is told by the variable `task`, which sentence-transformers sets.
 
     Raises:
         ValueError: the prompt embeds image and text apart, which no template can say.
     """
     if prompt.fusion != "joint":
         raise ValueError(f"prompt {prompt.name!r} embeds image and text apart: publish another one")
-    lines = {role: prompt.instruction(role) for role in ("query", "target")}
-    constants = {
-        "SYSTEM": prompt.system or "",
-        "LINES": {role: [line.with_image, line.text_only] if line else ["", ""] for role, line in lines.items()},
-        "VISION": VISION_BLOCK,
-        "START": TURN_START,
-        "END": TURN_END,
-        "ASSISTANT": ASSISTANT_HEADER,
-    }
+    instructions = {role: prompt.instruction(role) for role in ("query", "target")}
+    lines = {role: [line.with_image, line.text_only] if line else ["", ""] for role, line in instructions.items()}
+    constants = {"SYSTEM": prompt.system or "", "LINES": lines, "VISION": VISION_BLOCK}
+    constants |= {"START": TURN_START, "END": TURN_END, "ASSISTANT": ASSISTANT_HEADER}
     head = "".join(f"{{%- set {name} = {json.dumps(value)} %}}\n" for name, value in constants.items())
     return head + (TEMPLATES / "chat_template.jinja").read_text(encoding="utf-8")
 
 
 def sentence_transformers_files(prompt: Prompt, dimension: int) -> dict[str, Any]:
     """The JSON files, by path, that make a Qwen2-VL folder with embeddings of that dimension a SentenceTransformer."""
-    modules = (
-        ("", f"{ST}.base.modules.transformer.Transformer"),
-        ("1_Pooling", f"{ST}.{ST[:-1]}.modules.pooling.Pooling"),
-        ("2_Normalize", f"{ST}.base.modules.normalize.Normalize"),
-    )
-    system = prompt.system or ""
-    return {
-        "modules.json": [{"idx": i, "name": str(i), "path": p, "type": t} for i, (p, t) in enumerate(modules)],
-        "sentence_bert_config.json": {
-            "transformer_task": "feature-extraction",
-            "module_output_name": "token_embeddings",
-            "unpad_inputs": False,
-            "modality_config": {"text": FORWARD, "image": FORWARD, "message": {**FORWARD, "format": "structured"}},
-        },
-        "1_Pooling/config.json": {
-            "embedding_dimension": dimension,
-            "pooling_mode": "lasttoken",
-            "include_prompt": True,
-        },
-        "2_Normalize/config.json": {},
-        "config_sentence_transformers.json": {
-            "model_type": "SentenceTransformer",
-            "prompts": {"query": system, "document": system},
-            "similarity_fn_name": "cosine",
-        },
-    }
+    files = json.loads((TEMPLATES / "sentence_transformers.json").read_text(encoding="utf-8"))
+    files["1_Pooling/config.json"]["embedding_dimension"] = dimension
+    files["config_sentence_transformers.json"]["prompts"] = dict.fromkeys(("query", "document"), prompt.system or "")
+    return files
 
 
 def save_processor(release: Release, source: Path, folder: Path) -> None:
@@ -117,11 +75,7 @@ def save_processor(release: Release, source: Path, folder: Path) -> None:
 
 
 def publish_adapter(release: Release, folder: Path) -> Path:
-    """Write an adapter with its card, tokenizer, processor and template into a new or empty folder.
-
-    Raises:
-        ValueError: the folder is not empty, or the adapter is not there.
-    """
+    """Write an adapter with its card and processor into a folder; ValueError if that is not empty, or has none."""
     source = checkpoint_folder(release.adapter)
     _make_new(folder)
     save_processor(release, checkpoint_folder(release.model), folder)
@@ -164,18 +118,13 @@ def _make_new(folder: Path) -> None:
 
 
 def model_card(release: Release, is_merged: bool) -> str:
-    """The README.md of a published folder.
-
-    Raises:
-        ValueError: the results folder has none of the tables that a card shows.
-    """
+    """The README.md of a published folder; ValueError if the results have none of the tables that it shows."""
     names = ("table_2_training", "table_1_zero_shot") if release.results else ()
     files = [Path(release.results) / "tables" / f"{name}.md" for name in names]
     tables = [path.read_text(encoding="utf-8").strip() for path in files if path.is_file()]
     if release.results and not tables:
-        raise ValueError(
-            f"{release.results} has no table of results: run the notebooks first, or publish without results"
-        )
+        remedy = "run the notebooks first, or publish without results"
+        raise ValueError(f"{release.results} has no table of results: {remedy}")
     prompt = get_prompt(release.prompt)
     facts = ModelCardData(
         license=release.license,
@@ -199,11 +148,7 @@ def model_card(release: Release, is_merged: bool) -> str:
 
 
 def push(folder: Path, repository: str, is_private: bool = True) -> str:
-    """Upload a published folder to the hub; returns its address.
-
-    Raises:
-        ValueError: the hub refuses.
-    """
+    """Upload a published folder to the hub; returns its address; ValueError if the hub refuses."""
     try:
         api = HfApi()
         api.create_repo(repository, private=is_private, exist_ok=True)

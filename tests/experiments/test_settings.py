@@ -14,7 +14,7 @@ from g2e_lib.train_config import TrainConfig
 
 
 def given(**values):
-    return SimpleNamespace(settings=lambda notebook: values)
+    return SimpleNamespace(settings=lambda notebook, known: values)
 
 
 def test_shown_before_given_before_default():

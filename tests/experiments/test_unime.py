@@ -100,7 +100,7 @@ def test_the_same_settings_give_the_same_methods(small_build, results, monkeypat
     assert list(methods)[-3:] == ["unime_1", "unime_2", "unime_1_2"]
     assert (methods["saha"].miner.top_k, methods["saha"].miner.pool_mult) == (3, 2)
     assert methods["unime_1_2"].start == methods["unime_1"]
-    monkeypatch.setattr(Results, "settings", lambda self, stem: {**FEW.record(), "launch": "other.yaml"})
+    monkeypatch.setattr(Results, "settings", lambda self, stem, known: {**FEW.record(), "launch": "other.yaml"})
     _, models = composition.open_models(results, CompositionSettings(prompts=["none", "user", "unime"]))
     assert unime.open_study(results, FEW)[1] == methods
     assert len(trained) == 1

@@ -15,7 +15,7 @@ def offline(monkeypatch):
 
 
 def settings(profile, *changes, only=None):
-    defaults = command_line._defaults()
+    defaults = command_line.setting_defaults()
     known = {stem: defaults.get(stem, {}) for stem in notebooks.select_notebooks(None, only, profile)}
     chosen, given = load_profile(profile), notebooks.parse_parameters(changes, known)
     return {stem: known[stem] | chosen[stem] | given[stem] for stem in known}
