@@ -12,14 +12,11 @@ MOST = 256  # pixels a side; larger pictures are kept smaller
 
 
 def save_picture(image: Image.Image | Path | str | None, results: Path) -> str:
-    """Keep a picture, named by its content.
+    """Keep a picture, named by its content; returns the file's path relative to `results`, a run's folder.
 
     Args:
-        image: a picture, a file, or None or "" for no picture.
-        results: folder of a profile's results.
-
-    Returns:
-        The file's path relative to `results`, or "".
+        image: a picture, a file, or None or "" for no picture, which is told by "" again.
+        results: the folder.
     """
     if image is None or image == "":
         return ""

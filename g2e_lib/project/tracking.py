@@ -20,10 +20,7 @@ PROJECT = {TENSORBOARD: "tensorboard", WANDB: "g2e_lib", NONE: ""}  # for Tensor
 
 
 def check_tracker(name: str) -> None:
-    """Refuse a tracker that cannot be used.
-
-    Args:
-        name: a value of TrainConfig.report_to.
+    """Refuse a tracker, a value of TrainConfig.report_to, that cannot be used.
 
     Raises:
         ValueError: it is not installed.
