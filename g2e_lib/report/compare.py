@@ -254,18 +254,17 @@ def draw(rows: Sequence[Mapping[str, Any]], folder: Path, ours: str, theirs: str
     return bool(shown)
 
 
+HOW = {
+    "": "In percent with 95 % intervals, and differences in points.",
+    "paired": "Paired: both answered the same queries, and the bootstrap draws queries for both at once.",
+    "unpaired": "Unpaired: queries differ, or single answers are not stored; intervals are wider.",
+}
+
 # --- the whole comparison ------------------------------------------------------------------------------------------
 
 
 def compare_runs(first: str, second: str) -> Path:
-    """Print what differs between two runs, and store it as Markdown, HTML and a figure.
-
-    Args:
-        first: name of a run.
-        second: of another one; differences are the first minus the second.
-
-    Returns:
-        The folder.
+    """Print what differs between two runs, the first minus the second, and store it in the folder that is returned.
 
     Raises:
         ValueError: a run does not exist, is of another version, or the two have different data.
@@ -295,25 +294,19 @@ def _sections(
     ours: Results, theirs: Results, rows: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[str, str, pd.DataFrame | list[str]]]:
     """Headings, each with a sentence and a table or a list, which may be empty."""
-    parameters, how = parameters_table(ours, theirs), {row["how"] for row in rows}
-    yield "Parameters", *(("", parameters) if len(parameters) else ("All parameters are equal.", []))
-    told = ["In percent with 95 % intervals, and differences in points."]
-    told += ["Paired: both answered the same queries, and the bootstrap draws queries for both at once."] * (
-        "paired" in how
-    )
-    told += ["Unpaired: queries differ, or single answers are not stored; intervals are wider."] * ("unpaired" in how)
-    yield (
-        "Scores",
-        *(
-            (" ".join(told), scores_table(rows, ours.name, theirs.name))
-            if rows
-            else ("No method was scored in both.", [])
-        ),
-    )
+    parameters = parameters_table(ours, theirs)
+    yield "Parameters", "All parameters are equal." if parameters.empty else "", _or_empty_list(parameters)
+    told = [HOW[""], *(told for how, told in HOW.items() if any(row["how"] == how for row in rows))]
+    scores = _or_empty_list(scores_table(rows, ours.name, theirs.name))
+    yield "Scores", " ".join(told) if rows else "No method was scored in both.", scores
     cells = compare_tables(ours, theirs)
     yield "Tables", f"{cells.counts()}.", []
     for kind, places in cells.named().items():
         yield kind.capitalize(), "", places
+
+
+def _or_empty_list(table: pd.DataFrame) -> pd.DataFrame | list[str]:
+    return [] if table.empty else table
 
 
 def _markdown(title: str, sections: Sequence[tuple], has_figure: bool) -> str:

@@ -20,6 +20,7 @@ from g2e_lib.report.look import (
     bars,
     curves,
     finish,
+    grid,
     horizontal,
     legend_beside,
     look,
@@ -70,12 +71,8 @@ def dataset_figure(metrics: Metrics) -> Figure:
 def modality_gap_figure(gap: Metrics, trained: Metrics | None = None, columns: int = 4) -> Figure:
     """Images and their captions in the two main components, pairs joined; gap: the distance of the two centroids."""
     shown = gap["panels"] | (trained["panels"] if trained else {})
-    columns = min(columns, len(shown))
-    rows = -(-len(shown) // columns)
-    drawn, axes = panels(rows, columns, 2.4 * rows)
-    for axis in axes.flat[len(shown) :]:
-        axis.set_axis_off()
-    for axis, (name, panel) in zip(axes.flat, shown.items(), strict=False):
+    drawn, axes = grid(len(shown), min(columns, len(shown)), 2.4)
+    for axis, (name, panel) in zip(axes, shown.items(), strict=True):
         image, text = np.array(panel["image"]), np.array(panel["text"])
         axis.plot(*np.stack((image, text), axis=1).T.reshape(2, 2, -1), color="0.8", linewidth=0.4, zorder=1)
         axis.scatter(*image.T, s=9, color=COLOURS[1], marker="o", linewidth=0, label="image", zorder=2)
@@ -83,7 +80,7 @@ def modality_gap_figure(gap: Metrics, trained: Metrics | None = None, columns: i
         distance = panel["gap"]["centroid_distance"]
         axis.set_title(f"{display(name)}\ngap {distance['value']:.2f} [{distance['low']:.2f}, {distance['high']:.2f}]")
         axis.set(xticks=[], yticks=[])
-    return finish(drawn, axes[0][0], columns=2)
+    return finish(drawn, axes[0], columns=2)
 
 
 @figure("attention", needs=("attention",))
@@ -250,11 +247,8 @@ def ablation_panel_figure(metrics: Metrics, columns: int = 2) -> Figure | None:
     asked = {name: settings for name, settings in metrics["questions"].items() if _is_asked(metrics, name)}
     if not asked:
         return None
-    rows, most = -(-len(asked) // columns), max(len(settings) for settings in asked.values())
-    drawn, axes = panels(rows, columns, (0.21 * most + 0.5) * rows, sharex=True)
-    for axis in axes.flat[len(asked) :]:
-        axis.set_axis_off()
-    for axis, (question, settings) in zip(axes.flat, asked.items(), strict=False):
+    drawn, axes = grid(len(asked), columns, 0.21 * max(map(len, asked.values())) + 0.5, sharex=True)
+    for axis, (question, settings) in zip(axes, asked.items(), strict=True):
         for row, key in enumerate(settings):
             is_base = key in metrics["base_names"]
             zero = {"value": 0.0, "low": 0.0, "high": 0.0}
@@ -264,8 +258,8 @@ def ablation_panel_figure(metrics: Metrics, columns: int = 2) -> Figure | None:
         axis.set_yticks([-row for row in range(len(settings))], _setting_labels(metrics, settings, 40))
         axis.set_ylim(-len(settings) + 0.4, 0.6)
         axis.set_title(QUESTIONS.get(question, question))
-    axes[0][0].xaxis.set_major_formatter("{x:+g}")
-    for axis in axes[-1]:
+    axes[0].xaxis.set_major_formatter("{x:+g}")
+    for axis in axes[(len(axes) - 1) // columns * columns :]:  # of the last row
         axis.set_xlabel("against base (points of hit@1)")
     return finish(drawn, pad=0.5)
 

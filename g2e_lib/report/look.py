@@ -49,6 +49,15 @@ def use_style() -> None:
     )
 
 
+def grid(count: int, columns: int, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:  # noqa: ANN401
+    """So many axes in rows of `columns`, each `height` inches high; what is left over of the last row is blank."""
+    rows = -(-count // columns)
+    drawn, axes = panels(rows, columns, height * rows, **shared)
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    return drawn, list(axes.flat[:count])
+
+
 def panels(rows: int, columns: int, height: float, width: float = TWO_COLUMNS, **shared: Any) -> tuple[Figure, Any]:  # noqa: ANN401 (options of matplotlib)
     """A figure in our look with rows x columns axes; sizes in inches."""
     use_style()
@@ -75,13 +84,7 @@ def _values(estimates: Iterable[Drawn | None]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bars(axis: Axes, labels: Sequence[str], series: Mapping[str, Sequence[Drawn | None]]) -> None:
-    """Groups of bars with their intervals; what was not measured leaves a gap.
-
-    Args:
-        axis: to draw on.
-        labels: one a group.
-        series: by name an estimate, or None, for each group.
-    """
+    """Groups of bars with their intervals, an estimate for each label; what was not measured, None, leaves a gap."""
     width = 0.86 / len(series)
     for index, (name, estimates) in enumerate(series.items()):
         values, reach = _values(estimates)

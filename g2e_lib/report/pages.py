@@ -135,13 +135,7 @@ def write_notebook_pages(folder: Path) -> list[Path]:
 
 
 def notebook_html(notebook: nbformat.NotebookNode, stem: str, stems: list[str]) -> str:
-    """An executed notebook as a page.
-
-    Args:
-        notebook: changed in place.
-        stem: of its file.
-        stems: of all notebooks, for links to and fro.
-    """
+    """An executed notebook, which is changed in place, as a page; `stems` of all are linked to and fro."""
     from nbconvert import HTMLExporter  # here: it takes a second to import, and only pages need it
     from pygments.formatters import HtmlFormatter
 
