@@ -71,10 +71,10 @@ def select_notebooks(first: str | None, only: str | None, profile: str) -> list[
 
 
 def parse_value(name: str, text: str, default: Any) -> Any:  # noqa: ANN401
-    """Read a setting's value from the command line, of the same type as its default.
+    """Read a setting's value from the command line.
 
     Raises:
-        UsageError: the type differs.
+        UsageError: it has not the type of its default.
 
     >>> parse_value("seed", "3", 0), parse_value("rate", "2", 0.5), parse_value("model", "7", "a")
     (3, 2.0, '7')

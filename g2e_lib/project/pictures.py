@@ -30,9 +30,3 @@ def save_picture(image: Image.Image | Path | str | None, results: Path) -> str:
     with atomic_path(results / name) as partial:
         image.save(partial, format="PNG", optimize=True)
     return name
-
-
-def enlarged(path: Path, side: int = 192) -> Image.Image:
-    """A picture, enlarged to look at; `side` in pixels."""
-    with Image.open(path) as image:
-        return image.convert("RGB").resize((side, side), Image.Resampling.NEAREST)

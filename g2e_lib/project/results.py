@@ -51,9 +51,7 @@ class Results:
     def settings(self, notebook: str, known: Collection[str] | None = None) -> dict[str, Any]:
         """Every setting of a notebook that was chosen, or all of them, as a runner records them.
 
-        Args:
-            notebook: file stem.
-            known: its settings' names; others, which a profile gives all notebooks, are left out.
+        Only `known` ones, if given: a profile's common settings go to every notebook.
         """
         if "settings" in self.record:
             chosen = self.record["settings"].get(notebook, {})

@@ -60,9 +60,9 @@ class Log:
     Args:
         folder: the run's.
         done: steps done before; records of later ones are written again.
-        accelerator: made for the tracker `report_to`, with the run's folder as its logging folder.
-        report_to: "tensorboard", "wandb" or "none".
-        settings: of the run, for trackers that show them.
+        accelerator: made for the tracker, with the run's folder as its logging folder.
+        report_to: the tracker, "tensorboard", "wandb" or "none".
+        settings: for trackers that show them.
     """
 
     def __init__(

@@ -7,17 +7,14 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
-from PIL import Image
 
 from g2e_lib.project.results import Results
 from g2e_lib.report import claims as claims_module
 from g2e_lib.report import fact_tables, figures, gallery, score_tables  # noqa: F401 (they register what they draw)
 from g2e_lib.report.claims import CLAIMS, Claim, claims_table, claims_text
-from g2e_lib.report.look import save_figure
+from g2e_lib.report.look import save_figure, size_on_screen
 from g2e_lib.report.registry import ENTRIES, Entry, find
 from g2e_lib.report.text import TableView, save_table
-
-PIXELS_PER_INCH, SCREEN = 200, 96  # of saved figures, and of a browser's inch
 
 
 class Report(Results):
@@ -51,8 +48,7 @@ class Report(Results):
             if (made := self.draw("figure", name)) is not None:
                 plt.close(made)
                 path = self.figures / f"{name}.png"
-                with Image.open(path) as image:
-                    width = round(image.width * SCREEN * 1.15 / PIXELS_PER_INCH)
+                width = size_on_screen(path)[0]
                 display.display(display.Image(filename=str(path), width=width, alt=find("figure", name).caption))
 
     def draw_all_of(self, metrics: str) -> None:

@@ -73,13 +73,9 @@ def flipped(estimate: Drawn) -> dict[str, Any]:
 
 
 def higher(metrics: Metrics, at: Sequence[str], flip: bool = False, margin: bool = False) -> Finding | None:
-    """A difference: its whole interval is above zero.
+    """A difference, which lies `at` a path of keys: its whole interval is above zero.
 
-    Args:
-        metrics: of the file.
-        at: where the estimate lies.
-        flip: the claim is about the opposite difference.
-        margin: a loss within NO_LOSS_MARGIN is none.
+    With `flip`, the claim is about the opposite difference; with `margin`, a loss within NO_LOSS_MARGIN is none.
     """
     if (found := _dig(metrics, *at)) is None:
         return None
@@ -173,9 +169,8 @@ def _scores(table: str, columns: Sequence[str], **row: str) -> pd.Series:
 def published(number: str | Mapping[str, Any]) -> str:
     """The paper's number: a text as it is, or computed from published tables.
 
-    Args:
-        number: a mapping has `form` ("gain" of `better` over `worse` in the mean of `columns`, for each of `models`,
-            or the "count" of columns that gained).
+    A mapping has `form`: "gain" of `better` over `worse` in the mean of `columns`, for each of `models`, or the
+    "count" of columns that gained.
     """
     if isinstance(number, str):
         return number

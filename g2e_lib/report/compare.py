@@ -13,7 +13,7 @@ from g2e_lib.project import config
 from g2e_lib.project.bootstrap import percent_estimate
 from g2e_lib.project.results import REFERENCE, Results
 from g2e_lib.project.store import write_text
-from g2e_lib.report.look import finish, horizontal, panels, save_figure
+from g2e_lib.report.look import finish, listed, panels, save_figure
 from g2e_lib.report.pages import TEMPLATES
 from g2e_lib.report.text import display, interval, to_html, to_markdown
 
@@ -245,10 +245,9 @@ def draw(rows: Sequence[Mapping[str, Any]], folder: Path, ours: str, theirs: str
     shown = [row for row in rows if row["group"] in ("overall", "mean", "all")]
     if shown:
         figure, ((axis,),) = panels(1, 1, 1 + 0.28 * len(shown))
-        for place, row in enumerate(shown):
-            horizontal(axis, -place, row["difference"], 1 if row["how"] == "paired" else 5, "")
+        looks = [1 if row["how"] == "paired" else 5 for row in shown]
+        listed(axis, [f"{row['of']}: {row['method']}" for row in shown], [row["difference"] for row in shown], looks)
         axis.axvline(0, color="0.5", linewidth=0.8)
-        axis.set_yticks([-place for place in range(len(shown))], [f"{row['of']}: {row['method']}" for row in shown])
         axis.set_xlabel(f"{ours} minus {theirs}, points (light: unpaired)")
         save_figure(finish(figure), folder, "differences")
     return bool(shown)

@@ -103,6 +103,8 @@ def steps_figure(example: Mapping[str, Any], results: Path, columns: int = 6, un
         colour = FATES[step["fate"]]
         draw_tile(axis, _step_tile(rank, step, task), results, 25, (7.5, 6.5), colour)
         axis.title.set(color=colour if colour != "0.5" else "0.35")
+    for axis in drawn.axes[len(steps) + 1 :]:
+        axis.set_visible(False)
     drawn.tight_layout(pad=0.4, h_pad=0.8)
     return drawn
 

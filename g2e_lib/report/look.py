@@ -10,11 +10,13 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from PIL import Image
 
 from g2e_lib.project.store import atomic_path
 from g2e_lib.report.text import Drawn
 
 ONE_COLUMN, TWO_COLUMNS = 3.5, 7.2  # inches, of a two-column paper
+PIXELS_PER_INCH, SCREEN = 200, 96  # of saved figures, and of a browser's inch
 
 # Told apart by colour-blind readers (after Okabe and Ito), and in black and white by lightness, dark to light.
 COLOURS = ("#1f1f1f", "#0b5394", "#c4440c", "#0f9d76", "#e08fc0", "#7cc6f2", "#f6de6c")
@@ -32,7 +34,7 @@ def use_style() -> None:
         rc={
             "figure.dpi": 110,
             "figure.figsize": (TWO_COLUMNS, 2.6),
-            "savefig.dpi": 200,
+            "savefig.dpi": PIXELS_PER_INCH,
             "savefig.bbox": "tight",
             "svg.hashsalt": "g2e_lib",  # otherwise every SVG gets new random ids
             "svg.fonttype": "none",
@@ -114,6 +116,14 @@ def horizontal(axis: Axes, place: float, estimate: Drawn, index: int, label: str
     axis.errorbar(values, [place], xerr=reach, **style | {"linestyle": "none", "label": label})
 
 
+def listed(axis: Axes, labels: Sequence[str], estimates: Sequence[Drawn | None], looks: Sequence[int]) -> None:
+    """Labelled estimates under each other, each in the look of its number; what was not measured is left out."""
+    for place, (estimate, index) in enumerate(zip(estimates, looks, strict=True)):
+        if estimate:
+            horizontal(axis, -place, estimate, index, labels[place])
+    axis.set_yticks([-place for place in range(len(labels))], labels)
+
+
 def curves(axis: Axes, logs: Sequence[Sequence[Mapping]], field: str, alpha: float, **style: Any) -> None:  # noqa: ANN401
     """A logged number over the steps: the mean of seeds, shaded between their extremes."""
     steps = [record["step"] for record in logs[0]]
@@ -142,6 +152,12 @@ def finish(figure: Figure, legend_of: Axes | None = None, columns: int = 1, pad:
 def legend_beside(axis: Axes) -> None:
     """A legend to the right of an axis."""
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def size_on_screen(path: Path) -> tuple[int, int]:
+    """Width and height, in a browser's pixels, at which a saved figure is shown: a little larger than on paper."""
+    with Image.open(path) as image:
+        return tuple(round(side * SCREEN * 1.15 / PIXELS_PER_INCH) for side in image.size)
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:

@@ -89,7 +89,7 @@ def training_table(metrics: Metrics, profile: str, papers: Mapping[str, str]) ->
     """Table 2: hit@1 after fine-tuning, beside the papers' rows; sd is the spread of the overall score over seeds."""
     published = [paper | {"seeds": "–"} for name, query in papers.items() for paper in paper_rows(profile, name, query)]
     ours = [row(f"{profile}: {display(key)}", m["groups"]) | seeds(m) for key, m in metrics["methods"].items()]
-    return score_table(published, ours, difference_rows(metrics["differences"], has_seeds=True))
+    return score_table(published, ours, difference_rows(metrics["differences"]))
 
 
 @table("training_datasets", needs=("training",))

@@ -74,13 +74,11 @@ def seeds(method: Mapping[str, Any]) -> dict[str, str]:
     return {"seeds": "1" if len(values) == 1 else f"{len(values)}, sd {np.std(values, ddof=1):.1f}"}
 
 
-def difference_rows(
-    differences: Mapping[str, Any], columns: Mapping[str, str] = TITLES, has_seeds: bool = False
-) -> list[dict[str, str]]:
+def difference_rows(differences: Mapping[str, Any], columns: Mapping[str, str] = TITLES) -> list[dict[str, str]]:
     """A row for every method against every baseline, in points, paired on the same queries."""
     return [
         row(f"{display(method)} - {display(baseline)}", found, columns, signed=True)
-        | (seeds(found) if has_seeds else {})
+        | (seeds(found) if "overall_by_seed" in found else {})
         for baseline, others in differences.items()
         for method, found in others.items()
     ]
