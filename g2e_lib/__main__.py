@@ -2,7 +2,8 @@
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 COMMANDS = {
     "embed": "g2e_lib.experiments.embed",
@@ -13,21 +14,11 @@ COMMANDS = {
 
 
 def setting_defaults() -> dict[str, dict[str, object]]:
-    """All settings of all notebooks with their defaults."""
+    """All settings of all notebooks with their defaults, as profiles and JSON write them: lists, no tuples."""
     from g2e_lib.experiments.settings import NOTEBOOK_SETTINGS
 
-    return {stem: {n: _listed(v) for n, v in vars(kind()).items()} for stem, kind in NOTEBOOK_SETTINGS.items()}
-
-
-def _listed(value: object) -> object:
-    """As notebooks, profiles and JSON write it."""
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _confirms(settings: dict[str, dict[str, object]]) -> bool:
-    from g2e_lib.scale.costs import confirm
-
-    return confirm(settings)
+    defaults = {stem: vars(kind()) for stem, kind in NOTEBOOK_SETTINGS.items()}
+    return {s: {n: list(v) if isinstance(v, tuple) else v for n, v in own.items()} for s, own in defaults.items()}
 
 
 def _concludes(name: str) -> None:
@@ -40,18 +31,6 @@ def _concludes(name: str) -> None:
     compare.conclude(name)
 
 
-def _compares(first: str, second: str) -> None:
-    from g2e_lib.report.compare import compare_runs
-
-    compare_runs(first, second)
-
-
-def _summarizes(name: str, reference: str) -> str:
-    from g2e_lib.report.compare import against_reference
-
-    return against_reference(name, reference)
-
-
 def _refreshes(profile: str) -> None:
     from g2e_lib.report import Report, readme
 
@@ -59,11 +38,18 @@ def _refreshes(profile: str) -> None:
         print(f"{readme.NAME}: numbers brought up to date", flush=True)  # noqa: T201
 
 
+def _later(module: str, name: str) -> Callable[..., Any]:
+    """A function of a module that is imported only when it is called."""
+    return lambda *arguments: getattr(importlib.import_module(module), name)(*arguments)
+
+
 def run(arguments: Sequence[str]) -> int:
-    """What run_all.sh calls: the runner, given what lies above it. All of it is imported only where it is used."""
+    """What run_all.sh calls: the runner, given what lies above it."""
     from g2e_lib.project.command import Hooks, main
 
-    return main(arguments, Hooks(setting_defaults, _confirms, _concludes, _compares, _summarizes, _refreshes))
+    compares, summarizes = (_later("g2e_lib.report.compare", name) for name in ("compare_runs", "against_reference"))
+    confirms = _later("g2e_lib.scale.costs", "confirm")
+    return main(arguments, Hooks(setting_defaults, confirms, _concludes, compares, summarizes, _refreshes))
 
 
 def main() -> int:

@@ -5,34 +5,24 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from g2e_lib.project import config, runner
 from g2e_lib.project.notebooks import Settings, UsageError, known_settings, list_text
-from g2e_lib.project.plan import Request, make_plan
+from g2e_lib.project.plan import make_plan
 from g2e_lib.project.results import RECORD, REFERENCE, Results
 from g2e_lib.project.store import write_json
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the runner needs of packages above its own.
+    """What the runner needs of packages above its own."""
 
-    Attributes:
-        defaults: gives all settings by notebook with their defaults.
-        confirms: gets all settings of the notebooks to run, says what that costs, and whether to go on.
-        concludes: gets the name of a run that ended, and prints what came out.
-        compares: gets two names, prints what differs, and stores it.
-        summarizes: gets two names, and says briefly how much of the first differs from the second.
-        refreshes: gets a profile whose reference has changed, and brings what depends on it up to date.
-    """
-
-    defaults: Callable[[], Settings] = dict
-    confirms: Callable[[Settings], bool] = lambda settings: True
-    concludes: Callable[[str], None] = lambda name: None
-    compares: Callable[[str, str], None] = lambda one, other: None
-    summarizes: Callable[[str, str], str] = lambda name, reference: ""
-    refreshes: Callable[[str], None] = lambda profile: None
+    defaults: Callable[[], Settings] = dict  # of all settings
+    confirms: Callable[[Settings], bool] = lambda settings: True  # says what a run costs, and whether to go on
+    concludes: Callable[[str], None] = lambda name: None  # prints what came out of a run
+    compares: Callable[[str, str], object] = lambda first, second: None  # prints and stores what differs
+    summarizes: Callable[[str, str], str] = lambda name, reference: ""  # says briefly how much differs
+    refreshes: Callable[[str], None] = lambda profile: None  # brings up to date what depends on a reference
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,7 +44,9 @@ def parser() -> argparse.ArgumentParser:
         help="set a parameter; the run is a variant with a name of its own",
     )  # fmt: skip
     made.add_argument("--list", action="store_true", help="show notebooks, parameters and profiles, and stop")
-    made.add_argument("--fresh", action="store_true", help="ignore caches and compute everything again")
+    made.add_argument(
+        "--fresh", dest="is_fresh", action="store_true", help="ignore caches and compute everything again"
+    )
     return made
 
 
@@ -68,12 +60,9 @@ def main(arguments: Sequence[str], hooks: Hooks = Hooks()) -> int:  # noqa: B008
         if verb == "publish":
             return publish(*_names(names, 1, "publish NAME"), hooks)
         return _run(parser().parse_args(arguments), hooks)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         print(f"run_all.sh: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except RuntimeError as error:
-        print(f"run_all.sh: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+        return 2 if isinstance(error, ValueError) else 1
 
 
 def _names(names: Sequence[str], count: int, usage: str) -> Sequence[str]:
@@ -87,10 +76,9 @@ def _run(options: argparse.Namespace, hooks: Hooks) -> int:
     if options.list:
         print(list_text(known))  # noqa: T201
         return 0
-    request = Request(options.profile, options.name, options.parameters, options.first, options.only, options.fresh)
     config.load_profile(options.profile, known)  # an unknown profile is told of first
     runner.places_of(options.name or options.profile)
-    plan = make_plan(request, known)
+    plan = make_plan(options, known)
     if not hooks.confirms({stem: plan.settings[stem] for stem in plan.notebooks}):
         return 0
     if plan.start:
@@ -101,12 +89,7 @@ def _run(options: argparse.Namespace, hooks: Hooks) -> int:
 
 
 def publish(name: str, hooks: Hooks, asks: bool | None = None) -> int:
-    """Make a run the reference of its profile, which is in git.
-
-    Args:
-        name: of the run.
-        hooks: what says what would change, and refreshes what depends on it.
-        asks: whether to ask first; None asks on a terminal only.
+    """Make a run the reference of its profile, which is in git; `asks` first, or with None only on a terminal.
 
     Raises:
         ValueError: it is not a whole run of a profile as it is.
@@ -121,15 +104,11 @@ def publish(name: str, hooks: Hooks, asks: bool | None = None) -> int:
     if asks and input("Publish? [y/N] ").strip().lower() not in ("y", "yes"):
         return 0
     with runner.staging(target) as staged:
-        _copy(results, staged, {**results.record, "name": target})
+        for source, place in zip((results.folder, results.figures), staged, strict=True):
+            shutil.copytree(source, place)
+        write_json(staged[0] / RECORD, {**results.record, "name": target})
     hooks.refreshes(results.profile)
     return 0
-
-
-def _copy(results: Results, staged: tuple[Path, Path], record: dict) -> None:
-    for source, place in zip((results.folder, results.figures), staged, strict=True):
-        shutil.copytree(source, place)
-    write_json(staged[0] / RECORD, record)
 
 
 def _check_publishable(results: Results, known: Settings) -> None:

@@ -32,6 +32,9 @@ RESULTS_VARIABLE, FIGURES_VARIABLE = "G2E_RESULTS", "G2E_FIGURES"
 EMBEDDED_MODELS = {"glyphworld-base": PACKAGE / "glyphworld" / "base_model"}
 
 
+Known = Mapping[str, Collection[str]]  # by notebook the names of its settings
+
+
 def notebook_stems() -> list[str]:
     """The numbered notebooks in order, by file stem."""
     return sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
@@ -42,15 +45,13 @@ def profile_names() -> list[str]:
     return sorted(path.stem for path in PROFILES.glob("*.yaml"))
 
 
-def load_profile(name: str, known: Mapping[str, Collection[str]] | None = None) -> dict[str, dict[str, Any]]:
+def load_profile(name: str, known: Known | None = None) -> dict[str, dict[str, Any]]:
     """Read a profile: for each notebook it runs (file stem) the settings that it chooses.
 
     A profile's file may say `extends:` (whose values lie below its own), `common:` (settings of every notebook that
     knows them), `notebooks:` (which ones it runs, else all) and, under a notebook's name, what is that one's alone.
 
-    Args:
-        name: of a profile.
-        known: for each notebook the names of its settings; without it, common ones go to every notebook.
+    Without `known`, common settings go to every notebook.
 
     Raises:
         ValueError: there is no such profile, or it names a notebook or a setting that does not exist.
@@ -59,9 +60,7 @@ def load_profile(name: str, known: Mapping[str, Collection[str]] | None = None) 
     return {stem: settings[stem] for stem in stems}
 
 
-def _resolve(
-    name: str, known: Mapping[str, Collection[str]] | None, extending: tuple[str, ...]
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def _resolve(name: str, known: Known | None, extending: tuple[str, ...]) -> tuple[dict[str, dict], list[str]]:
     """A profile's settings of every notebook, and the notebooks it runs."""
     if name in extending:
         raise ValueError(f"profile {name!r} extends itself through {', '.join(extending)}: break the circle")
@@ -88,12 +87,7 @@ def _read_profile(name: str) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
 
 
-def _check_names(
-    profile: str,
-    common: Mapping[str, Any],
-    settings: Mapping[str, Mapping[str, Any]],
-    known: Mapping[str, Collection[str]],
-) -> None:
+def _check_names(profile: str, common: Mapping[str, Any], settings: Mapping[str, Mapping], known: Known) -> None:
     """Refuse a misspelt setting, which would change nothing without a word."""
     wrong = {f"common: {key}" for key in common if not any(key in names for names in known.values())}
     wrong |= {f"{stem}: {key}" for stem, values in settings.items() for key in values if key not in known.get(stem, ())}

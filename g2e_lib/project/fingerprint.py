@@ -16,10 +16,7 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def code_fingerprint(*modules: str) -> str:
-    """A short hash of modules and of what they import, directly or not; equal code has equal hashes.
-
-    Args:
-        modules: dotted names inside the package, such as "train" or "evaluation.scores".
+    """A short hash of modules, such as "evaluation.scores", and of what they import: equal for equal code.
 
     Raises:
         ValueError: the package has no such module.

@@ -3,6 +3,7 @@
 import ast
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,26 +49,16 @@ def cell_parameters(notebook: Path) -> dict[str, Any]:
 
 
 def known_settings(defaults: Mapping[str, Mapping[str, Any]]) -> Settings:
-    """Everything that can be set, with its default: what a parameters cell shows, then what it does not.
-
-    Args:
-        defaults: of all settings by notebook, as the experiments define them.
-    """
+    """Everything that can be set: what a parameters cell shows, then what only the experiments' `defaults` have."""
     known = {path.stem: {**cell_parameters(path), **defaults.get(path.stem, {})} for path in notebook_paths()}
     return {stem: {n: v for n, v in values.items() if n != RUN_PARAMETER} for stem, values in known.items()}
 
 
 def select_notebooks(first: str | None, only: str | None, profile: str) -> list[str]:
-    """The notebooks to run, by file stem.
-
-    Args:
-        first: number to start from, such as "01".
-        only: number of the only one to run.
-        profile: one that names the notebooks.
+    """The notebooks of a profile from number `first` on, or `only` one, such as "01", by file stem.
 
     Raises:
-        UsageError: the profile has no such number.
-        ValueError: there is no such profile.
+        ValueError: there is no such profile, or it has no such number.
     """
     stems = list(config.load_profile(profile))
     numbers = [stem[:2] for stem in stems]
@@ -80,10 +71,10 @@ def select_notebooks(first: str | None, only: str | None, profile: str) -> list[
 
 
 def parse_value(name: str, text: str, default: Any) -> Any:  # noqa: ANN401
-    """Read a setting's value from the command line, of the same type as its default.
+    """Read a setting's value from the command line.
 
     Raises:
-        UsageError: the type differs.
+        UsageError: it has not the type of its default.
 
     >>> parse_value("seed", "3", 0), parse_value("rate", "2", 0.5), parse_value("model", "7", "a")
     (3, 2.0, '7')
@@ -94,30 +85,16 @@ def parse_value(name: str, text: str, default: Any) -> Any:  # noqa: ANN401
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
-    if isinstance(default, float):
-        value = _number(value)
+    if isinstance(default, float) and not isinstance(value, bool):
+        with suppress(TypeError, ValueError):
+            value = float(value)  # also of an int, or of "1e-3", which YAML takes for text
     if type(value) is not type(default):
         raise UsageError(f"parameter {name} takes a {type(default).__name__} such as {default!r}, not {text!r}")
     return value
 
 
-def _number(value: Any) -> Any:  # noqa: ANN401
-    """A float, also of an int or of "1e-3", which YAML takes for text; anything else unchanged."""
-    try:
-        return value if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return value
-
-
 def parse_parameters(pairs: Sequence[Sequence[str]], known: Settings) -> Settings:
-    """Check `-p NAME VALUE` pairs against what can be set.
-
-    Args:
-        pairs: (name, value as text).
-        known: defaults of the notebooks that will run.
-
-    Returns:
-        What each of them gets; a setting goes to every notebook that has it.
+    """What each notebook gets of `-p NAME VALUE` pairs: every one that has such a setting; `known` are their defaults.
 
     Raises:
         UsageError: no notebook has such a setting, or the value's type is wrong.

@@ -12,14 +12,11 @@ MOST = 256  # pixels a side; larger pictures are kept smaller
 
 
 def save_picture(image: Image.Image | Path | str | None, results: Path) -> str:
-    """Keep a picture, named by its content.
+    """Keep a picture, named by its content; returns the file's path relative to `results`, a run's folder.
 
     Args:
-        image: a picture, a file, or None or "" for no picture.
-        results: folder of a profile's results.
-
-    Returns:
-        The file's path relative to `results`, or "".
+        image: a picture, a file, or None or "" for no picture, which is told by "" again.
+        results: the folder.
     """
     if image is None or image == "":
         return ""
@@ -33,9 +30,3 @@ def save_picture(image: Image.Image | Path | str | None, results: Path) -> str:
     with atomic_path(results / name) as partial:
         image.save(partial, format="PNG", optimize=True)
     return name
-
-
-def enlarged(path: Path, side: int = 192) -> Image.Image:
-    """A picture, enlarged to look at; `side` in pixels."""
-    with Image.open(path) as image:
-        return image.convert("RGB").resize((side, side), Image.Resampling.NEAREST)

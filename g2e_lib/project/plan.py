@@ -1,5 +1,6 @@
 """What one command will run: under which name, with which settings, and what it takes over from an earlier run."""
 
+import argparse
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -19,48 +20,17 @@ DRAWING = "07"
 
 
 @dataclass(frozen=True)
-class Request:
-    """A command line.
-
-    Attributes:
-        profile: a profile's name.
-        name: of the results, as the user gave it; "" for the usual one.
-        parameters: (name, value as text) of every `-p`.
-        first, only: numbers of notebooks, see `select_notebooks`.
-        is_fresh: ignore caches, and compute everything again.
-    """
-
-    profile: str
-    name: str = ""
-    parameters: Sequence[Sequence[str]] = ()
-    first: str | None = None
-    only: str | None = None
-    is_fresh: bool = False
-
-
-@dataclass(frozen=True)
 class Plan:
-    """What will run.
+    """What will run."""
 
-    Attributes:
-        name: of the results folder.
-        profile: whose notebooks.
-        base: name of the run that a variant is compared with and takes over from; "" for none.
-        start: name of the run whose results are copied first; "" to begin with nothing.
-        notebooks: to execute, by file stem, in order.
-        settings: all settings of all the profile's notebooks.
-        chosen: of each notebook, those that profile and command line choose.
-        is_fresh: ignore caches.
-    """
-
-    name: str
+    name: str  # of the results folder
     profile: str
-    base: str
-    start: str
-    notebooks: list[str]
-    settings: Settings
-    chosen: Settings
-    is_fresh: bool
+    base: str  # name of the run that a variant is compared with and takes over from; "" for none
+    start: str  # name of the run whose results are copied first; "" to begin with nothing
+    notebooks: list[str]  # to execute, by file stem, in order
+    settings: Settings  # all of all the profile's notebooks
+    chosen: Settings  # those that profile and command line choose
+    is_fresh: bool  # ignore caches
 
     @property
     def draws_all(self) -> bool:
@@ -68,31 +38,25 @@ class Plan:
         return any(stem.startswith(DRAWING) for stem in self.notebooks)
 
 
-def make_plan(request: Request, known: Settings) -> Plan:
-    """Decide what a command line runs.
-
-    Args:
-        request: the command line.
-        known: everything that can be set, with its default.
+def make_plan(request: argparse.Namespace, known: Settings) -> Plan:
+    """Decide what a command line (see command.parser) runs; `known` is everything that can be set, with its default.
 
     Raises:
         ValueError: it cannot be carried out.
     """
     selected = select_notebooks(request.first, request.only, request.profile)
-    chosen = config.load_profile(request.profile, known)
-    everything = list(chosen)
     overrides = parse_parameters(request.parameters, {stem: known[stem] for stem in selected})
-    chosen = {stem: values | overrides.get(stem, {}) for stem, values in chosen.items()}
-    settings = {stem: known[stem] | chosen[stem] for stem in everything}
-    name, is_part = _run_name(request), len(selected) < len(everything)
+    profile = config.load_profile(request.profile, known)
+    chosen = {stem: values | overrides.get(stem, {}) for stem, values in profile.items()}
+    settings = {stem: known[stem] | values for stem, values in chosen.items()}
+    name, is_part = _run_name(request), len(selected) < len(chosen)
     goes_on = _exists(name, settings, selected) and is_part
     base = find_base(request.profile) if name != request.profile or (is_part and not goes_on) else ""
     start = name if goes_on else base
     if is_part and start:
         recorded = Results(start).record
-        settings = {stem: recorded["settings"].get(stem, settings[stem]) for stem in everything} | {
-            stem: settings[stem] for stem in selected
-        }
+        kept = {stem: values for stem, values in recorded["settings"].items() if stem in chosen}
+        settings |= {stem: values for stem, values in kept.items() if stem not in selected}
     elif start and not request.is_fresh:
         selected = _needed(Results(start).record, settings)
     if goes_on:
@@ -100,7 +64,7 @@ def make_plan(request: Request, known: Settings) -> Plan:
     return Plan(name, request.profile, base, start, selected, settings, chosen, request.is_fresh)
 
 
-def _run_name(request: Request) -> str:
+def _run_name(request: argparse.Namespace) -> str:
     """The name of a run: given, or made of its parameters, or the profile's."""
     if not request.name:
         return variant_name(request.profile, request.parameters) if request.parameters else request.profile
@@ -160,12 +124,7 @@ def find_base(profile: str) -> str:
 
 
 def _needed(record: dict[str, Any], settings: Settings) -> list[str]:
-    """The notebooks that run when others' results are taken over, by file stem.
-
-    Args:
-        record: of the run that is taken over.
-        settings: of the new run.
-    """
+    """The notebooks that run with `settings` when the results of the run with this record are taken over."""
     changed = [s for s in settings if s not in record["notebooks"] or record["settings"].get(s) != settings[s]]
     numbers = {stem[:2] for stem in changed} | {DRAWING}
     for number, readers in READERS.items():
@@ -174,13 +133,7 @@ def _needed(record: dict[str, Any], settings: Settings) -> list[str]:
 
 
 def copy_start(start: str, places: Sequence[Any], draws_all: bool) -> None:
-    """Copy the results that a run takes over into its staging folders.
-
-    Args:
-        start: name of the run.
-        places: staging folders of results and figures.
-        draws_all: leave tables and figures out.
-    """
+    """Copy a run's results, without tables and figures if all are drawn again, to `places`: results and figures."""
     theirs, (results, figures) = Results(start), places
     shutil.copytree(theirs.folder, results, ignore=shutil.ignore_patterns("tables") if draws_all else None)
     if theirs.figures.is_dir() and not draws_all:

@@ -5,6 +5,7 @@ import platform
 import resource
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,12 +19,10 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "datas
 
 def environment() -> dict[str, Any]:
     """Commit, versions and machine."""
-    versions = {}
+    versions = dict.fromkeys(LIBRARIES)
     for library in LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[library] = version(library)
-        except PackageNotFoundError:
-            versions[library] = None
     return {
         "g2e_lib": __version__,
         "commit": git_commit(),
@@ -49,10 +48,8 @@ LINUX_STATUS, LINUX_RESET = Path("/proc/self/status"), Path("/proc/self/clear_re
 
 def reset_peak_memory() -> None:
     """Let the peak start again from what is resident now, where the system can (Linux)."""
-    try:
+    with suppress(OSError):
         LINUX_RESET.write_text("5", encoding="ascii")
-    except OSError:
-        return
 
 
 def memory_mib(field: str = "VmHWM") -> float:
@@ -68,31 +65,18 @@ def memory_mib(field: str = "VmHWM") -> float:
 
 @dataclass
 class Run:
-    """What a result depends on, and when its making began.
+    """What a result depends on, and when its making began."""
 
-    Attributes:
-        settings: all parameters; their fingerprint identifies the run.
-        model: identity of the checkpoint.
-        data: identity of the data.
-        seed: of everything random.
-        device: "cpu" or a GPU's name.
-        dtype: of the model.
-    """
-
-    settings: dict[str, Any]
-    model: str
-    data: str
+    settings: dict[str, Any]  # all parameters; their fingerprint identifies the run
+    model: str  # identity of the checkpoint
+    data: str  # identity of the data
     seed: int
-    device: str
-    dtype: str
+    device: str  # "cpu" or a GPU's name
+    dtype: str  # of the model
     started: float = field(default_factory=time.perf_counter)
 
     def record(self, n: int) -> dict[str, Any]:
-        """The record that goes with a metrics file.
-
-        Args:
-            n: queries, items or samples behind the result.
-        """
+        """The record that goes with a metrics file; n queries, items or samples are behind the result."""
         facts = {key: value for key, value in vars(self).items() if key != "started"}
         seconds = round(time.perf_counter() - self.started, 2)  # since the Run was made; short if read from a cache
         return {**environment(), **facts, "fingerprint": fingerprint(self.settings), "n": n, "seconds": seconds}

@@ -16,15 +16,10 @@ DEFAULT_PROFILE = "mini"
 
 
 class Results:
-    """The results of one run.
+    """The results of one run, in `folder` and `figures`, which are staging folders while run_all.sh runs.
 
     Args:
         run: name of the results folder: that of a profile, of a variant, or "reference/<profile>".
-
-    Attributes:
-        name: as given.
-        folder: where results lie; a staging folder while run_all.sh runs.
-        figures: where figures lie.
     """
 
     def __init__(self, run: str) -> None:
@@ -56,9 +51,7 @@ class Results:
     def settings(self, notebook: str, known: Collection[str] | None = None) -> dict[str, Any]:
         """Every setting of a notebook that was chosen, or all of them, as a runner records them.
 
-        Args:
-            notebook: file stem.
-            known: its settings' names; others, which a profile gives all notebooks, are left out.
+        Only `known` ones, if given: a profile's common settings go to every notebook.
         """
         if "settings" in self.record:
             chosen = self.record["settings"].get(notebook, {})
@@ -99,14 +92,7 @@ class Results:
         return read_json(self._metrics_path(name), made_by="the notebook that writes it")
 
     def save(self, name: str, value: dict[str, Any], run_record: Run, n: int) -> None:
-        """Write `metrics/<name>.json`.
-
-        Args:
-            name: without suffix.
-            value: JSON-like.
-            run_record: what the result depends on; becomes its "provenance".
-            n: queries, items or samples behind it.
-        """
+        """Write `metrics/<name>.json`: the value and, as "provenance", what it depends on, with the n behind it."""
         write_json(self._metrics_path(name), {"provenance": run_record.record(n), **value})
 
     def store(self, kind: str) -> Store:

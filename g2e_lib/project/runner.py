@@ -134,7 +134,9 @@ def run(plan: Plan) -> None:
         for folder in (results, figures):
             folder.mkdir(parents=True, exist_ok=True)
         path = results / RECORD
-        record = _begun_record(plan, read_json(path, made_by="run_all.sh")["notebooks"] if path.is_file() else {})
+        before = read_json(path, made_by="run_all.sh")["notebooks"] if path.is_file() else {}
+        names = {"name": plan.name, "profile": plan.profile, "base": plan.base}
+        record = {**names, **environment(), "settings": plan.settings, "notebooks": before}
         write_json(path, record | {"is_fresh": plan.is_fresh})  # what notebooks read
         with _pointed_at(results, figures):
             _execute(plan, results / "notebooks", record)
@@ -142,18 +144,6 @@ def run(plan: Plan) -> None:
     for place in (config.RESULTS, config.FIGURES):
         print(f"      {(place / plan.name).relative_to(config.ROOT)}/", flush=True)  # noqa: T201
     print(f"all done in {time.perf_counter() - started:.0f} s", flush=True)  # noqa: T201
-
-
-def _begun_record(plan: Plan, notebooks: dict[str, Any]) -> dict[str, Any]:
-    """What run.json says, but for the notebooks that are still to run."""
-    return {
-        "name": plan.name,
-        "profile": plan.profile,
-        "base": plan.base,
-        **environment(),
-        "settings": plan.settings,
-        "notebooks": notebooks,
-    }
 
 
 def _execute(plan: Plan, folder: Path, record: dict[str, Any]) -> None:

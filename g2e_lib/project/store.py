@@ -34,14 +34,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
-    """Make a folder if it is not there; a half-written one is never seen.
+    """Make a folder, and return it; a half-written one is never seen.
 
     Args:
-        folder: where it belongs.
+        folder: where it belongs; if it is there, nothing is done.
         build: writes its content into the folder it is given, which is beside it and does not exist yet.
-
-    Returns:
-        The folder.
     """
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -65,12 +62,8 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
 def read_json(path: Path, made_by: str) -> Any:  # noqa: ANN401
     """Read a JSON result.
 
-    Args:
-        path: the file.
-        made_by: what to run when it is missing; named in the error.
-
     Raises:
-        ValueError: the file is missing or not JSON.
+        ValueError: the file is missing or not JSON; the message names `made_by`, what to run then.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -81,7 +74,7 @@ def read_json(path: Path, made_by: str) -> Any:  # noqa: ANN401
 
 
 class Store:
-    """Arrays and JSON values by key.
+    """Arrays and JSON values by key: everything that they depend on, JSON-like, which is stored beside them.
 
     Args:
         folder: where entries live; made when the first one is written.
@@ -100,12 +93,7 @@ class Store:
         return path.exists() and (not self.is_fresh or path in self._written)
 
     def array(self, key: dict[str, Any], compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return the stored array of `key`, or compute, store and return it.
-
-        Args:
-            key: everything the array depends on; JSON-like. It is stored beside the array for people to read.
-            compute: called only when there is no readable entry.
-        """
+        """Return the stored array of `key`, or, where there is no readable one, compute, store and return it."""
         from safetensors import SafetensorError  # here, so that reports need no safetensors
         from safetensors.numpy import load_file, save_file
 
@@ -122,12 +110,7 @@ class Store:
         return array
 
     def json(self, key: dict[str, Any], compute: Callable[[], Any]) -> Any:  # noqa: ANN401
-        """Return the stored JSON value of `key`, or compute, store and return it.
-
-        Args:
-            key: everything the value depends on; JSON-like. It is stored beside the value.
-            compute: called only when there is no readable entry; what it returns comes back as JSON reads it.
-        """
+        """The same for a JSON value; what `compute` returns comes back as JSON reads it."""
         path = self.path(key, ".json")
         if self._may_read(path):
             try:

@@ -20,10 +20,7 @@ PROJECT = {TENSORBOARD: "tensorboard", WANDB: "g2e_lib", NONE: ""}  # for Tensor
 
 
 def check_tracker(name: str) -> None:
-    """Refuse a tracker that cannot be used.
-
-    Args:
-        name: a value of TrainConfig.report_to.
+    """Refuse a tracker, a value of TrainConfig.report_to, that cannot be used.
 
     Raises:
         ValueError: it is not installed.
@@ -63,9 +60,9 @@ class Log:
     Args:
         folder: the run's.
         done: steps done before; records of later ones are written again.
-        accelerator: made for the tracker `report_to`, with the run's folder as its logging folder.
-        report_to: "tensorboard", "wandb" or "none".
-        settings: of the run, for trackers that show them.
+        accelerator: made for the tracker, with the run's folder as its logging folder.
+        report_to: the tracker, "tensorboard", "wandb" or "none".
+        settings: for trackers that show them.
     """
 
     def __init__(

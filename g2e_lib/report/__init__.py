@@ -7,25 +7,18 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
-from PIL import Image
 
 from g2e_lib.project.results import Results
 from g2e_lib.report import claims as claims_module
 from g2e_lib.report import fact_tables, figures, gallery, score_tables  # noqa: F401 (they register what they draw)
 from g2e_lib.report.claims import CLAIMS, Claim, claims_table, claims_text
-from g2e_lib.report.look import save_figure
+from g2e_lib.report.look import save_figure, size_on_screen
 from g2e_lib.report.registry import ENTRIES, Entry, find
 from g2e_lib.report.text import TableView, save_table
 
-PIXELS_PER_INCH, SCREEN = 200, 96  # of saved figures, and of a browser's inch
-
 
 class Report(Results):
-    """The tables, figures and claims of one run, drawn from its metrics.
-
-    Args:
-        run: name of the results folder.
-    """
+    """The tables, figures and claims of one run, drawn from its metrics."""
 
     def make(self, entry: Entry) -> Any:  # noqa: ANN401 (a table or a figure)
         """Draw an entry without saving it; None if there is nothing to show."""
@@ -55,8 +48,7 @@ class Report(Results):
             if (made := self.draw("figure", name)) is not None:
                 plt.close(made)
                 path = self.figures / f"{name}.png"
-                with Image.open(path) as image:
-                    width = round(image.width * SCREEN * 1.15 / PIXELS_PER_INCH)
+                width = size_on_screen(path)[0]
                 display.display(display.Image(filename=str(path), width=width, alt=find("figure", name).caption))
 
     def draw_all_of(self, metrics: str) -> None:
@@ -80,26 +72,23 @@ class Report(Results):
         return TableView(self.save_claims(part), "The papers' claims, each with a verdict by a stated rule.")
 
     def redraw(self, is_fresh: bool = False) -> pd.DataFrame:
-        """Draw and save everything whose metrics exist.
-
-        Args:
-            is_fresh: remove all tables and figures first.
+        """Draw and save everything whose metrics exist; with `is_fresh` all tables and figures are removed first.
 
         Returns:
             One row a table or figure: its name, its metrics, and whether it was drawn or what is missing.
         """
         for folder in (self.folder / "tables", self.figures) if is_fresh else ():
             shutil.rmtree(folder, ignore_errors=True)
-        rows = []
+        rows, nothing = [], "left out: nothing to show"
         for (kind, name), entry in ENTRIES.items():
-            missing = [need for need in entry.needs if not self.has(need)]
-            state = f"left out: there is no metrics/{missing[0]}.json" if missing else "drawn"
-            if not missing:
-                state = state if self.draw(kind, name) is not None else "left out: nothing to show"
+            if missing := [need for need in entry.needs if not self.has(need)]:
+                state = f"left out: there is no metrics/{missing[0]}.json"
+            else:
+                state = nothing if self.draw(kind, name) is None else "drawn"
                 plt.close("all")
             rows.append({"kind": kind, "name": name, "metrics": ", ".join(entry.needs), "state": state})
         for part in dict.fromkeys(("", *(claim.part for claim in CLAIMS))):
-            state = "left out: nothing to show" if self.save_claims(part).empty else "drawn"
+            state = nothing if self.save_claims(part).empty else "drawn"
             name = f"{part}_claims" if part else "claims"
             rows.append({"kind": "table", "name": name, "metrics": "those of the claims", "state": state})
         return pd.DataFrame(rows)

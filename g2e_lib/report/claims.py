@@ -36,29 +36,17 @@ Finding = dict[str, Any]  # ours, n, verdict, and perhaps "by seed"
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement of a paper.
+    """One statement of a paper."""
 
-    Attributes:
-        part: whose table it belongs to.
-        statement: in a few words.
-        source: paper and place.
-        paper: its number, or the direction it states.
-        needs: name of a metrics file.
-        rule: gets the metrics and the arguments; None if what it needs was not measured.
-        arguments: of the rule.
-        is_detail: left out of short lists.
-        is_headline: one of the README's findings.
-    """
-
-    part: str
+    part: str  # whose table it belongs to
     statement: str
-    source: str
-    paper: str
-    needs: str
-    rule: Callable[..., Finding | None]
-    arguments: dict[str, Any]
-    is_detail: bool = False
-    is_headline: bool = False
+    source: str  # paper and place
+    paper: str  # its number, or the direction it states
+    needs: str  # name of a metrics file
+    rule: Callable[..., Finding | None]  # gets the metrics and the arguments; None if something was not measured
+    arguments: dict[str, Any]  # of the rule
+    is_detail: bool = False  # left out of short lists
+    is_headline: bool = False  # one of the README's findings
 
 
 # --- rules ---------------------------------------------------------------------------------------------------------
@@ -85,13 +73,9 @@ def flipped(estimate: Drawn) -> dict[str, Any]:
 
 
 def higher(metrics: Metrics, at: Sequence[str], flip: bool = False, margin: bool = False) -> Finding | None:
-    """A difference: its whole interval is above zero.
+    """A difference, which lies `at` a path of keys: its whole interval is above zero.
 
-    Args:
-        metrics: of the file.
-        at: where the estimate lies.
-        flip: the claim is about the opposite difference.
-        margin: a loss within NO_LOSS_MARGIN is none.
+    With `flip`, the claim is about the opposite difference; with `margin`, a loss within NO_LOSS_MARGIN is none.
     """
     if (found := _dig(metrics, *at)) is None:
         return None
@@ -185,9 +169,8 @@ def _scores(table: str, columns: Sequence[str], **row: str) -> pd.Series:
 def published(number: str | Mapping[str, Any]) -> str:
     """The paper's number: a text as it is, or computed from published tables.
 
-    Args:
-        number: a mapping has `form` ("gain" of `better` over `worse` in the mean of `columns`, for each of `models`,
-            or the "count" of columns that gained).
+    A mapping has `form`: "gain" of `better` over `worse` in the mean of `columns`, for each of `models`, or the
+    "count" of columns that gained.
     """
     if isinstance(number, str):
         return number
@@ -213,12 +196,11 @@ def _claims() -> Iterator[Claim]:
     for written in yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text(encoding="utf-8")):
         for chosen in product(*written.pop("each", [])):
             places = {key: value for fields in chosen for key, value in fields.items()}
-            flags = {key: places.pop(key) for key in ("detail", "headline") if key in places}
-            fields = _filled(written, places) | flags
-            own = [fields.pop(key) for key in ("part", "claim", "source", "paper", "needs", "rule")]
-            is_detail, is_headline = fields.pop("detail", False), fields.pop("headline", False)
+            flags = [places.pop(flag, written.get(flag, False)) for flag in ("detail", "headline")]
+            fields = _filled({key: v for key, v in written.items() if key not in ("detail", "headline")}, places)
+            own = (fields.pop(key) for key in ("part", "claim", "source", "paper", "needs", "rule"))
             part, statement, source, paper, needs, rule = own
-            yield Claim(part, statement, source, published(paper), needs, rules[rule], fields, is_detail, is_headline)
+            yield Claim(part, statement, source, published(paper), needs, rules[rule], fields, *flags)
 
 
 CLAIMS = tuple(_claims())
@@ -234,16 +216,13 @@ def claims_table(
     part: str = "",
     chosen: Callable[[Claim], bool] = lambda claim: True,
 ) -> pd.DataFrame:
-    """Claims with their verdicts.
+    """Claims with their verdicts, one a row: claim, source, paper, ours, n, verdict, by seed.
 
     Args:
         metrics: by name of the file those that exist.
-        profile: its name; the papers' numbers are left out for `smoke`.
+        profile: the papers' numbers are left out for `smoke`.
         part: only claims of this part that were measured; "" for all, with "not run" where something is missing.
         chosen: which claims.
-
-    Returns:
-        One row a claim: claim, source, paper, ours, n, verdict, by seed.
     """
     rows = []
     for claim in CLAIMS:
@@ -293,12 +272,7 @@ def comparability(profile: str) -> str:
 
 
 def claims_text(table: pd.DataFrame, width: int = 0) -> str:
-    """The table for a terminal: verdict, claim, the paper's number and ours, cut to its width.
-
-    Args:
-        table: of claims_table.
-        width: characters; 0 asks the terminal.
-    """
+    """The table for a terminal: verdict, claim, the paper's number and ours, cut to its width; 0 asks for it."""
     width = width or shutil.get_terminal_size((120, 24)).columns
     marks = {REPRODUCED: "yes", NOT_RUN: "not run"}
     sizes = (8, max(24, width - 57), 14, 32)

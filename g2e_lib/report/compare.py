@@ -1,10 +1,8 @@
 """What differs between two runs: cells of their tables, verdicts, parameters, and scores on the same queries."""
 
-import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +13,15 @@ from g2e_lib.project import config
 from g2e_lib.project.bootstrap import percent_estimate
 from g2e_lib.project.results import REFERENCE, Results
 from g2e_lib.project.store import write_text
+from g2e_lib.report.look import finish, listed, panels, save_figure
+from g2e_lib.report.pages import TEMPLATES
 from g2e_lib.report.text import display, interval, to_html, to_markdown
 
 MEASURED_COLUMNS = re.compile(r"\bseconds\b|\ba second\b|\bmemory\b")  # they differ between any two runs
 MEASURED_TABLES = {"speed"}
-VERDICT = "verdict"
 NUMBER = r"([+-]?\d+(?:\.\d+)?)"
 INTERVAL = re.compile(rf"{NUMBER} \[{NUMBER}, {NUMBER}\]")
 SHOWN_DIFFERENCES = 20  # on the terminal; `compare` names all
-
-Row = dict[str, str]
 
 # --- cells of tables -----------------------------------------------------------------------------------------------
 
@@ -55,63 +52,19 @@ class CellDifferences:
         )
 
     def named(self) -> dict[str, list[str]]:
-        """What differs, by kind."""
+        """What differs, by kind; kinds without any are left out."""
         kinds = {"verdicts that differ": self.verdicts, "outside the interval": self.outside}
-        return {**kinds, "within the interval": self.within}
+        return {kind: places for kind, places in {**kinds, "within the interval": self.within}.items() if places}
 
-
-def compare_tables(ours: Results, theirs: Results) -> CellDifferences:
-    """Compare the tables of two runs cell by cell; lists of claims by part repeat `claims` and are left out."""
-    found = CellDifferences()
-    names = {path.stem: None for run in (theirs, ours) for path in sorted((run.folder / "tables").glob("*.csv"))}
-    for name in names:
-        if name.endswith("_claims"):
-            continue
-        here, there = (_read_table(run.folder / "tables" / f"{name}.csv") for run in (ours, theirs))
-        if here is None or there is None:
-            found.outside.append(f"{name}: only results/{(ours if there is None else theirs).name} has this table")
+    def add(self, table: str, row: str, column: str, ours: str, theirs: str) -> None:
+        """Count and name one cell."""
+        if table in MEASURED_TABLES or MEASURED_COLUMNS.search(column):
+            self.measured += 1
+        elif ours == theirs:
+            self.equal += 1
         else:
-            _compare_rows(name, here, there, found)
-    return found
-
-
-def _read_table(path: Path) -> list[Row] | None:
-    if not path.is_file():
-        return None
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _keyed(tables: Sequence[list[Row]]) -> list[dict[str, Row]]:
-    """The rows of tables by their first cells, as few as tell them apart in each; by number where none do."""
-    columns = min((list(rows[0]) for rows in tables if rows), key=len, default=[])
-    for count in range(1, len(columns) + 1):
-        keyed = [{", ".join(filter(None, (r.get(c) for c in columns[:count]))): r for r in rows} for rows in tables]
-        if all(len(by_key) == len(rows) for by_key, rows in zip(keyed, tables, strict=True)):
-            return keyed
-    return [{f"row {number}": row for number, row in enumerate(rows, 1)} for rows in tables]
-
-
-def _compare_rows(table: str, ours: list[Row], theirs: list[Row], found: CellDifferences) -> None:
-    here, there = _keyed([ours, theirs])
-    for key in {**there, **here}:
-        if key not in here or key not in there:
-            found.outside.append(f"{table}: {key}: only {'the other' if key in there else 'this run'} has this row")
-            continue
-        for column in {**there[key], **here[key]}:
-            place = f"{table}: {key}: {column or 'name'}"
-            _compare_cell(table, column, place, here[key].get(column, ""), there[key].get(column, ""), found)
-
-
-def _compare_cell(table: str, column: str, place: str, ours: str, theirs: str, found: CellDifferences) -> None:
-    if table in MEASURED_TABLES or MEASURED_COLUMNS.search(column):
-        found.measured += 1
-    elif ours == theirs:
-        found.equal += 1
-    elif column == VERDICT:
-        found.verdicts.append(f"{place}: {ours}, there {theirs}")
-    else:
-        (found.within if _is_within(ours, theirs) else found.outside).append(f"{place}: {ours}, there {theirs}")
+            kind = self.verdicts if column == "verdict" else self.within if _is_within(ours, theirs) else self.outside
+            kind.append(f"{table}: {row}: {column or 'name'}: {ours}, there {theirs}")
 
 
 def _is_within(ours: str, theirs: str) -> bool:
@@ -120,13 +73,54 @@ def _is_within(ours: str, theirs: str) -> bool:
     return bool(value and found) and float(found[2]) <= float(value[1]) <= float(found[3])
 
 
+def compare_tables(ours: Results, theirs: Results) -> CellDifferences:
+    """Compare the tables of two runs cell by cell; lists of claims by part repeat `claims` and are left out."""
+    found = CellDifferences()
+    here, there = (
+        {path.stem: path for path in sorted((run.folder / "tables").glob("*.csv")) if not path.stem.endswith("_claims")}
+        for run in (ours, theirs)
+    )
+    for name in {**there, **here}:
+        if name in here and name in there:
+            _compare_rows(name, *_keyed([_read_table(here[name]), _read_table(there[name])]), found)
+        else:
+            found.outside.append(f"{name}: only results/{(ours if name in here else theirs).name} has this table")
+    return found
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype=str, keep_default_na=False).rename(
+        columns=lambda name: re.sub("^Unnamed.*", "", name)
+    )
+
+
+def _keyed(tables: Sequence[pd.DataFrame]) -> list[dict[str, dict[str, str]]]:
+    """The rows of tables by their first cells, as few as tell them apart in each; by number where none do."""
+    rows = [table.to_dict("records") for table in tables]
+    for count in range(1, min(table.shape[1] for table in tables) + 1):
+        keys = [[", ".join(filter(None, list(row.values())[:count])) for row in many] for many in rows]
+        if all(len({*names}) == len(names) for names in keys):
+            break
+    else:
+        keys = [[f"row {number}" for number in range(1, len(many) + 1)] for many in rows]
+    return [dict(zip(names, many, strict=True)) for names, many in zip(keys, rows, strict=True)]
+
+
+def _compare_rows(table: str, here: Mapping[str, Any], there: Mapping[str, Any], found: CellDifferences) -> None:
+    for key in {**there, **here}:
+        if key in here and key in there:
+            for column in {**there[key], **here[key]}:
+                found.add(table, key, column, here[key].get(column, ""), there[key].get(column, ""))
+        else:
+            found.outside.append(f"{table}: {key}: only {'the other' if key in there else 'this run'} has this row")
+
+
 def against_reference(name: str, reference: str) -> str:
     """How the tables of a run differ from those of another one, briefly."""
     found = compare_tables(Results(name), Results(reference))
     lines = [f"results/{name} against results/{reference}: {found.counts()}"]
     for kind, places in found.named().items():
-        lines += [f"  {kind}:"] if places else []
-        lines += [f"    {place}" for place in places[:SHOWN_DIFFERENCES]]
+        lines += [f"  {kind}:", *(f"    {place}" for place in places[:SHOWN_DIFFERENCES])]
         if len(places) > SHOWN_DIFFERENCES:
             lines.append(f"    and {len(places) - SHOWN_DIFFERENCES} more: ./run_all.sh compare {name} {reference}")
     return "\n".join(lines)
@@ -138,19 +132,19 @@ def conclude(name: str) -> None:
     reference = Results(f"{REFERENCE}/{results.profile}")
     if name != results.profile:
         base = results.record.get("base") or reference.name
-        print(f"\nWhat differs from its base: ./run_all.sh compare {name} {base}", flush=True)  # noqa: T201
-        return
-    try:
-        reference.require()
-    except ValueError as error:
-        print(f"\nYour run is compared with no reference: {error}", flush=True)  # noqa: T201
-        return
-    print(f"\nYour run against the reference: {against_reference(name, reference.name)}", flush=True)  # noqa: T201
+        told = f"What differs from its base: ./run_all.sh compare {name} {base}"
+    else:
+        try:
+            reference.require()
+            told = f"Your run against the reference: {against_reference(name, reference.name)}"
+        except ValueError as error:
+            told = f"Your run is compared with no reference: {error}"
+    print(f"\n{told}", flush=True)  # noqa: T201
 
 
 # --- parameters and scores -----------------------------------------------------------------------------------------
 
-SCORES = {"zero_shot": "prompts", "training": "arms", "ablations": "arms", "unime": "arms", "unime_ablations": "arms"}
+SCORES = ("zero_shot", "training", "ablations", "unime", "unime_ablations", "sugarcrepe", "mining")  # metrics files
 GROUPS = ("IND", "OOD", "overall")
 
 
@@ -162,7 +156,7 @@ def parameters_table(ours: Results, theirs: Results) -> pd.DataFrame:
         for name in {**there, **here}:
             if (a := here.get(name, "–")) != (b := there.get(name, "–")):
                 rows.append({"notebook": stem, "parameter": name, ours.name: str(a), theirs.name: str(b)})
-    return pd.DataFrame(rows, columns=["notebook", "parameter", ours.name, theirs.name])
+    return pd.DataFrame(rows)
 
 
 def comparable_metrics(ours: Results, theirs: Results) -> list[str]:
@@ -171,7 +165,7 @@ def comparable_metrics(ours: Results, theirs: Results) -> list[str]:
     Raises:
         ValueError: the runs were made with different data.
     """
-    common = [name for name in ("setup", *SCORES, "mining", "sugarcrepe") if ours.has(name) and theirs.has(name)]
+    common = [name for name in ("setup", *SCORES) if ours.has(name) and theirs.has(name)]
     data = {name: [run.metrics(name)["provenance"]["data"] for run in (ours, theirs)] for name in common}
     differing = [name for name, (here, there) in data.items() if here != there]
     if "setup" in differing or (differing and differing == common):
@@ -180,28 +174,37 @@ def comparable_metrics(ours: Results, theirs: Results) -> list[str]:
             f"results/{ours.name} and results/{theirs.name} were made with different data ({here} and {there}), so "
             f"their scores say nothing about each other: run both on the same"
         )
-    return [name for name in common if name not in differing]
+    return [name for name in SCORES if name in common and name not in differing]
 
 
-def _answers(method: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
-    """For each dataset (N,) float64: the share of seeds that answer a query right; None if it was not stored."""
-    if not (right := method.get("right")):
-        return None
-    by_dataset = {name: [strings] if isinstance(strings, str) else strings for name, strings in right.items()}
-    return {n: np.mean([[c == "1" for c in string] for string in many], axis=0) for n, many in by_dataset.items()}
+def _scores(run: Results, name: str) -> dict[tuple[str, str, str], tuple[Any, dict[str, np.ndarray]]]:
+    """The estimates of a metrics file by what they are of, method and group, with the answers behind each.
+
+    Answers are, for each dataset, (N,) float64, the share of seeds that answer a query right; {} where not stored.
+    """
+    metrics, found = run.metrics(name), {}
+    if name == "mining":
+        for key, miner in metrics["miners"].items():
+            found |= {("false negatives (%)", key, group): (f["anchor"], {}) for group, f in miner["groups"].items()}
+    elif name == "sugarcrepe":
+        for of, sides in metrics["sets"].items():
+            for side, methods in sides.items():
+                found |= {(f"{of}, {side}", key, "mean"): (m["groups"]["mean"], {}) for key, m in methods.items()}
+    else:
+        for key, method in metrics["prompts" if name == "zero_shot" else "methods"].items():
+            answers = {dataset: _answers(right) for dataset, right in (method.get("right") or {}).items()}
+            for group in (group for group in GROUPS if group in method["groups"]):
+                members = [n for n, about in metrics["datasets"].items() if group in ("overall", about["distribution"])]
+                is_stored = all(member in answers for member in members)
+                behind = {member: answers[member] for member in members} if is_stored else {}
+                found[name, key, group] = method["groups"][group], behind
+    return found
 
 
-def _members(facts: Mapping[str, Mapping[str, Any]], group: str) -> list[str]:
-    """The datasets of IND, OOD or overall."""
-    return [name for name, about in facts.items() if group in ("overall", about["distribution"])]
-
-
-def _paired(ours: Mapping[str, Any], theirs: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any] | None:
-    """A paired difference; None unless the same queries were answered."""
-    here, there = _answers(ours), _answers(theirs)
-    if here is None or there is None or any(len(here.get(n, ())) != len(there.get(n, "?")) for n in names):
-        return None
-    return vars(percent_estimate({name: here[name] - there[name] for name in names}))
+def _answers(right: str | Sequence[str]) -> np.ndarray:
+    """What was stored for a dataset, one string of 0 and 1 a seed, as the mean over seeds."""
+    strings = [right] if isinstance(right, str) else right
+    return np.mean([[digit == "1" for digit in string] for string in strings], axis=0)
 
 
 def _unpaired(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,89 +216,54 @@ def _unpaired(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, A
 
 
 def score_rows(ours: Results, theirs: Results, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Scores of the methods that both runs have, with their differences as stored estimates."""
-    for metrics in (name for name in SCORES if name in names):
-        here, there = ours.metrics(metrics), theirs.metrics(metrics)
-        for key, method in here[SCORES[metrics]].items():
-            if not (other := there[SCORES[metrics]].get(key)):
-                continue
-            for group in (group for group in GROUPS if group in method["groups"] and group in other["groups"]):
-                members = _members(here["datasets"], group)
-                is_same = members == _members(there["datasets"], group)
-                paired = _paired(method, other, members) if is_same else None
-                yield _score_row(metrics, key, group, method["groups"][group], other["groups"][group], paired)
-    for metrics, key, group, a, b in _further(ours, theirs, names):
-        yield _score_row(metrics, key, group, a, b, None)
-
-
-def _further(ours: Results, theirs: Results, names: Sequence[str]) -> Iterator[tuple[str, str, str, Any, Any]]:
-    """Estimates whose single answers are not stored: composition, and false negatives of miners."""
-    if "sugarcrepe" in names:
-        here, there = ours.metrics("sugarcrepe")["sets"], theirs.metrics("sugarcrepe")["sets"]
-        for kind, key in ((k, m) for k, by_side in here.items() for s in by_side for m in by_side[s]):
-            for side in (side for side in here[kind] if key in there.get(kind, {}).get(side, {})):
-                a, b = (sets[kind][side][key]["groups"]["mean"] for sets in (here, there))
-                yield f"{kind}, {side}", key, "mean", a, b
-    if "mining" in names:
-        here, there = ours.metrics("mining")["miners"], theirs.metrics("mining")["miners"]
-        for key in (key for key in here if key in there):
-            for group in (group for group in here[key]["groups"] if group in there[key]["groups"]):
-                a, b = (miners[key]["groups"][group]["anchor"] for miners in (here, there))
-                yield "false negatives (%)", key, group, a, b
-
-
-def _score_row(metrics: str, key: str, group: str, a: Any, b: Any, paired: Any) -> dict[str, Any]:  # noqa: ANN401
-    difference = paired or _unpaired(a, b)
-    return {"of": metrics, "method": display(key), "group": group, "ours": a, "theirs": b,
-            "difference": difference, "how": "paired" if paired else "unpaired"}  # fmt: skip
+    """Scores of the methods that both runs have, with their differences as stored estimates, paired where possible."""
+    for name in names:
+        here, there = _scores(ours, name), _scores(theirs, name)
+        for of, key, group in (place for place in here if place in there):
+            (a, right), (b, other) = here[of, key, group], there[of, key, group]
+            is_paired = bool(right) and {n: len(v) for n, v in right.items()} == {n: len(v) for n, v in other.items()}
+            if is_paired:
+                difference = vars(percent_estimate({dataset: right[dataset] - other[dataset] for dataset in right}))
+            else:
+                difference = _unpaired(a, b)
+            shown = {"of": of, "method": display(key), "group": group, "ours": a, "theirs": b}
+            yield {**shown, "difference": difference, "how": "paired" if is_paired else "unpaired"}
 
 
 def scores_table(rows: Sequence[Mapping[str, Any]], ours: str, theirs: str) -> pd.DataFrame:
     """Those rows as texts."""
-    columns = {
-        "of": [r["of"] for r in rows],
-        "method": [r["method"] for r in rows],
-        "group": [r["group"] for r in rows],
-    }
-    columns |= {ours: [interval(r["ours"]) for r in rows], theirs: [interval(r["theirs"]) for r in rows]}
-    columns["difference"] = [interval(r["difference"], signed=True) for r in rows]
-    columns |= {"how": [r["how"] for r in rows], "n": [r["difference"]["n"] for r in rows]}
-    return pd.DataFrame(columns)
+    table = pd.DataFrame(rows, columns=["of", "method", "group", "ours", "theirs", "difference", "how"])
+    table["n"] = [difference["n"] for difference in table["difference"]]
+    table["difference"] = [interval(difference, signed=True) for difference in table["difference"]]
+    for column in ("ours", "theirs"):
+        table[column] = table[column].map(interval)
+    return table.rename(columns={"ours": ours, "theirs": theirs})
 
 
 def draw(rows: Sequence[Mapping[str, Any]], folder: Path, ours: str, theirs: str) -> bool:
     """Draw the overall differences with their intervals; tells whether there are any."""
-    import matplotlib.pyplot as plt
-
     shown = [row for row in rows if row["group"] in ("overall", "mean", "all")]
-    if not shown:
-        return False
-    figure, axis = plt.subplots(figsize=(7, 1 + 0.28 * len(shown)), layout="constrained")
-    for place, row in enumerate(reversed(shown)):
-        at, color = row["difference"], "C0" if row["how"] == "paired" else "C7"
-        axis.plot([at["low"], at["high"]], [place, place], color=color)
-        axis.plot([at["value"]], [place], "o", color=color)
-    axis.axvline(0, color="0.5", linewidth=0.8)
-    axis.set_yticks(range(len(shown)), [f"{row['of']}: {row['method']}" for row in reversed(shown)])
-    axis.set_xlabel(f"{ours} minus {theirs}, points (grey: unpaired)")
-    for suffix in ("png", "svg"):
-        figure.savefig(folder / f"differences.{suffix}", dpi=150)
-    plt.close(figure)
-    return True
+    if shown:
+        figure, ((axis,),) = panels(1, 1, 1 + 0.28 * len(shown))
+        looks = [1 if row["how"] == "paired" else 5 for row in shown]
+        listed(axis, [f"{row['of']}: {row['method']}" for row in shown], [row["difference"] for row in shown], looks)
+        axis.axvline(0, color="0.5", linewidth=0.8)
+        axis.set_xlabel(f"{ours} minus {theirs}, points (light: unpaired)")
+        save_figure(finish(figure), folder, "differences")
+    return bool(shown)
 
+
+HOW = {
+    "": "In percent with 95 % intervals, and differences in points.",
+    "paired": "Paired: both answered the same queries, and the bootstrap draws queries for both at once.",
+    "unpaired": "Unpaired: queries differ, or single answers are not stored; intervals are wider.",
+}
 
 # --- the whole comparison ------------------------------------------------------------------------------------------
 
 
 def compare_runs(first: str, second: str) -> Path:
-    """Print what differs between two runs, and store it as Markdown, HTML and a figure.
-
-    Args:
-        first: name of a run.
-        second: of another one; differences are the first minus the second.
-
-    Returns:
-        The folder.
+    """Print what differs between two runs, the first minus the second, and store it in the folder that is returned.
 
     Raises:
         ValueError: a run does not exist, is of another version, or the two have different data.
@@ -307,73 +275,44 @@ def compare_runs(first: str, second: str) -> Path:
         run.require()
     rows = list(score_rows(ours, theirs, comparable_metrics(ours, theirs)))
     folder = config.RESULTS / f"compare-{first.replace('/', '-')}-{second.replace('/', '-')}"
-    folder.mkdir(parents=True, exist_ok=True)
     has_figure = draw(rows, folder, first, second)
     sections = list(_sections(ours, theirs, rows))
     title = f"{first} against {second}"
     text = _markdown(title, sections, has_figure)
     write_text(folder / "comparison.md", text)
-    write_text(folder / "comparison.html", _html(title, sections, folder / "differences.svg" if has_figure else None))
-    print(text)  # noqa: T201
-    print(f"{folder.relative_to(config.ROOT)}/ has this as Markdown and HTML, with a figure")  # noqa: T201
+    drawn = (folder / "differences.svg").read_text(encoding="utf-8") if has_figure else ""
+    figure = re.sub(r"^.*?(?=<svg)", "", drawn, flags=re.DOTALL)
+    shown = [(*head, content if isinstance(content, list) else to_html(content)) for *head, content in sections]
+    page = TEMPLATES.get_template("comparison.html").render(title=title, sections=shown, figure=figure)
+    write_text(folder / "comparison.html", page)
+    print(f"{text}\n{folder.relative_to(config.ROOT)}/ has this as Markdown and HTML, with a figure")  # noqa: T201
     return folder
 
 
 def _sections(
     ours: Results, theirs: Results, rows: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[str, str, pd.DataFrame | list[str]]]:
-    """Headings, each with a sentence and a table or list."""
+    """Headings, each with a sentence and a table or a list, which may be empty."""
     parameters = parameters_table(ours, theirs)
-    yield "Parameters", "" if len(parameters) else "All parameters are equal.", parameters
-    how = {row["how"] for row in rows}
-    told = "In percent with 95 % intervals, and differences in points. "
-    told += "Paired: both answered the same queries, and the bootstrap draws queries for both at once. " * (
-        "paired" in how
-    )
-    told += "Unpaired: queries differ, or single answers are not stored; intervals are wider. " * ("unpaired" in how)
-    yield (
-        "Scores",
-        told.strip() if rows else "No method was scored in both.",
-        scores_table(rows, ours.name, theirs.name),
-    )
+    yield "Parameters", "All parameters are equal." if parameters.empty else "", _or_empty_list(parameters)
+    told = [HOW[""], *(told for how, told in HOW.items() if any(row["how"] == how for row in rows))]
+    scores = _or_empty_list(scores_table(rows, ours.name, theirs.name))
+    yield "Scores", " ".join(told) if rows else "No method was scored in both.", scores
     cells = compare_tables(ours, theirs)
-    yield "Tables", f"{cells.counts()}.", pd.DataFrame()
+    yield "Tables", f"{cells.counts()}.", []
     for kind, places in cells.named().items():
-        if places:
-            yield kind.capitalize(), "", places
+        yield kind.capitalize(), "", places
+
+
+def _or_empty_list(table: pd.DataFrame) -> pd.DataFrame | list[str]:
+    return [] if table.empty else table
 
 
 def _markdown(title: str, sections: Sequence[tuple], has_figure: bool) -> str:
     parts = [f"# {title}"]
     for heading, told, content in sections:
-        parts += [f"## {heading}", *filter(None, [told])]
-        if isinstance(content, list):
-            parts.append("\n".join(f"- {place}" for place in content))
-        elif len(content):
-            parts.append(to_markdown(content).rstrip())
-        if heading == "Scores" and has_figure:
-            parts.append("![differences](differences.svg)")
+        is_list = isinstance(content, list)
+        body = "\n".join(f"- {place}" for place in content) if is_list else to_markdown(content).rstrip()
+        figure = "![differences](differences.svg)" if heading == "Scores" and has_figure else ""
+        parts += filter(None, (f"## {heading}", told, body, figure))
     return "\n\n".join(parts) + "\n"
-
-
-STYLE = """body { font: 16px/1.5 sans-serif; max-width: 60rem; margin: 1rem auto; padding: 0 1rem }
-.scroll { overflow-x: auto } table { border-collapse: collapse; font-size: 0.85rem } svg { max-width: 100% }
-th, td { padding: 0.2rem 0.6rem; border-bottom: 1px solid #ddd; text-align: left } svg { height: auto }"""
-
-
-def _html(title: str, sections: Sequence[tuple], figure: Path | None) -> str:
-    """One page that needs no network."""
-    parts = [f"<h1>{escape(title)}</h1>"]
-    for heading, told, content in sections:
-        parts += [f"<h2>{escape(heading)}</h2>", f"<p>{escape(told)}</p>" if told else ""]
-        if isinstance(content, list):
-            parts.append("<ul>" + "".join(f"<li>{escape(place)}</li>" for place in content) + "</ul>")
-        elif len(content):
-            parts.append(to_html(content))
-        if heading == "Scores" and figure:
-            parts.append(re.sub(r"^.*?(?=<svg)", "", figure.read_text(encoding="utf-8"), flags=re.DOTALL))
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
-    body = "\n".join(filter(None, parts))
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
-    )

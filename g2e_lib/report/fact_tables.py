@@ -12,13 +12,6 @@ from g2e_lib.report.text import display, interval, mark_best
 Metrics = Mapping[str, Any]
 
 
-def environment_table(environment: Metrics) -> pd.DataFrame:
-    """Versions and machine, as one block to paste into a bug report."""
-    facts = {key: value for key, value in environment.items() if key != "libraries"}
-    facts |= {f"{name} (library)": found or "not installed" for name, found in environment["libraries"].items()}
-    return pd.DataFrame({"what": list(facts), "value": [str(value) for value in facts.values()]})
-
-
 def prompt_tokens_table(lines: Sequence[Metrics]) -> pd.DataFrame:
     """The tokens of one prompt, a chat line a row; the pooled token is marked."""
     rows, position = [], 0

@@ -20,8 +20,10 @@ from g2e_lib.report.look import (
     bars,
     curves,
     finish,
+    grid,
     horizontal,
     legend_beside,
+    listed,
     look,
     panels,
     points,
@@ -70,12 +72,8 @@ def dataset_figure(metrics: Metrics) -> Figure:
 def modality_gap_figure(gap: Metrics, trained: Metrics | None = None, columns: int = 4) -> Figure:
     """Images and their captions in the two main components, pairs joined; gap: the distance of the two centroids."""
     shown = gap["panels"] | (trained["panels"] if trained else {})
-    columns = min(columns, len(shown))
-    rows = -(-len(shown) // columns)
-    drawn, axes = panels(rows, columns, 2.4 * rows)
-    for axis in axes.flat[len(shown) :]:
-        axis.set_axis_off()
-    for axis, (name, panel) in zip(axes.flat, shown.items(), strict=False):
+    drawn, axes = grid(len(shown), min(columns, len(shown)), 2.4)
+    for axis, (name, panel) in zip(axes, shown.items(), strict=True):
         image, text = np.array(panel["image"]), np.array(panel["text"])
         axis.plot(*np.stack((image, text), axis=1).T.reshape(2, 2, -1), color="0.8", linewidth=0.4, zorder=1)
         axis.scatter(*image.T, s=9, color=COLOURS[1], marker="o", linewidth=0, label="image", zorder=2)
@@ -83,7 +81,7 @@ def modality_gap_figure(gap: Metrics, trained: Metrics | None = None, columns: i
         distance = panel["gap"]["centroid_distance"]
         axis.set_title(f"{display(name)}\ngap {distance['value']:.2f} [{distance['low']:.2f}, {distance['high']:.2f}]")
         axis.set(xticks=[], yticks=[])
-    return finish(drawn, axes[0][0], columns=2)
+    return finish(drawn, axes[0], columns=2)
 
 
 @figure("attention", needs=("attention",))
@@ -166,11 +164,9 @@ def training_figure(metrics: Metrics) -> Figure:
     methods = {display(key): method for key, method in metrics["methods"].items()}
     drawn, axes = panels(1, 3, 0.3 * len(methods) + 0.9, sharey=True)
     for axis, group in zip(axes[0], ("overall", "IND", "OOD"), strict=True):
-        for place, (name, method) in enumerate(methods.items()):
-            if group in method["groups"]:
-                horizontal(axis, -place, method["groups"][group], place, name)
+        found = [method["groups"].get(group) for method in methods.values()]
+        listed(axis, list(methods), found, range(len(methods)))
         axis.set_title(f"{group}: hit@1 (%)")
-        axis.set_yticks([-place for place in range(len(methods))], list(methods))
         axis.margins(x=0.1, y=0.15)
     return finish(drawn, pad=0.5)
 
@@ -250,22 +246,18 @@ def ablation_panel_figure(metrics: Metrics, columns: int = 2) -> Figure | None:
     asked = {name: settings for name, settings in metrics["questions"].items() if _is_asked(metrics, name)}
     if not asked:
         return None
-    rows, most = -(-len(asked) // columns), max(len(settings) for settings in asked.values())
-    drawn, axes = panels(rows, columns, (0.21 * most + 0.5) * rows, sharex=True)
-    for axis in axes.flat[len(asked) :]:
-        axis.set_axis_off()
-    for axis, (question, settings) in zip(axes.flat, asked.items(), strict=False):
-        for row, key in enumerate(settings):
-            is_base = key in metrics["base_names"]
-            zero = {"value": 0.0, "low": 0.0, "high": 0.0}
-            shown = zero if is_base else metrics["differences"][metrics["base"]][key]["overall"]
-            horizontal(axis, -row, shown, 0 if is_base else 1, key)
+    zero = {"value": 0.0, "low": 0.0, "high": 0.0}
+    drawn, axes = grid(len(asked), columns, 0.21 * max(map(len, asked.values())) + 0.5, sharex=True)
+    for axis, (question, settings) in zip(axes, asked.items(), strict=True):
+        is_base = [key in metrics["base_names"] for key in settings]
+        differences = metrics["differences"][metrics["base"]]
+        found = [zero if base else differences[key]["overall"] for key, base in zip(settings, is_base, strict=True)]
+        listed(axis, _setting_labels(metrics, settings, 40), found, [0 if base else 1 for base in is_base])
         axis.axvline(0, color="0.3", linewidth=0.8, zorder=0)
-        axis.set_yticks([-row for row in range(len(settings))], _setting_labels(metrics, settings, 40))
         axis.set_ylim(-len(settings) + 0.4, 0.6)
         axis.set_title(QUESTIONS.get(question, question))
-    axes[0][0].xaxis.set_major_formatter("{x:+g}")
-    for axis in axes[-1]:
+    axes[0].xaxis.set_major_formatter("{x:+g}")
+    for axis in axes[(len(axes) - 1) // columns * columns :]:  # of the last row
         axis.set_xlabel("against base (points of hit@1)")
     return finish(drawn, pad=0.5)
 
@@ -352,12 +344,11 @@ def crepe_figure(metrics: Metrics, of: str, kind: str) -> Figure:
     groups = [group for group in CREPE_GROUPS if group in next(iter(methods.values()))["groups"]]
     drawn, axes = panels(1, len(groups), 0.17 * len(methods) + 0.8, sharey=True, sharex=True)
     for axis, group in zip(axes[0], groups, strict=True):
-        for place, (key, method) in enumerate(methods.items()):
-            horizontal(axis, -place, method["groups"][group], 0 if key.startswith("zero_shot") else 2, key)
+        found = [method["groups"][group] for method in methods.values()]
+        listed(axis, [display(key) for key in methods], found, [0 if k.startswith("zero_shot") else 2 for k in methods])
         # One true caption against the negative is a coin; two that must both win, or be closest, one in three.
         axis.axvline(50 if of == "sugarcrepe" else 100 / 3, color="0.5", linewidth=0.8, linestyle="--")
         axis.set_title(group)
         axis.set_xlabel("right (%)")
-    axes[0][0].set_yticks([-place for place in range(len(methods))], [display(key) for key in methods])
     drawn.suptitle(CREPE_TITLES[of, kind], fontsize=9)
     return finish(drawn)

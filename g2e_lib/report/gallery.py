@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 from PIL import Image
 
-from g2e_lib.report.look import COLOURS, finish, look, panels, plain_log_ticks
+from g2e_lib.report.look import COLOURS, finish, grid, look, panels, plain_log_ticks
 from g2e_lib.report.registry import figure
 from g2e_lib.report.score_tables import CREPE_GROUPS
 from g2e_lib.report.text import display
@@ -37,7 +37,7 @@ def draw_tile(
 
     Args:
         axis: to draw on.
-        tile: `image`, and optionally `text`, `title` and `caption`.
+        tile: the record.
         results: folder that `image` is relative to.
         width: characters in a line.
         sizes: of the letters of the title, and of everything else, in points.
@@ -65,20 +65,13 @@ def _wrap(text: str, width: int) -> str:
 def tiles_figure(gallery: Mapping[str, Any], results: Path, of: str, layout: Sequence[float]) -> Figure | None:
     """Tiles in rows.
 
-    Args:
-        gallery: metrics/gallery.json.
-        results: folder that pictures are relative to.
-        of: which tiles.
-        layout: tiles in a row, height of a row in inches, characters in a line, sizes of letters as in draw_tile.
+    Its `layout` is: tiles in a row, height of a row in inches, characters in a line, sizes of letters as in draw_tile.
     """
     columns, height, width, *sizes = layout
     if not (tiles := gallery.get(of, ())):
         return None
-    rows = -(-len(tiles) // columns)
-    drawn, axes = panels(rows, columns, height * rows)
-    for axis in axes.flat[len(tiles) :]:
-        axis.set_axis_off()
-    for axis, tile in zip(axes.flat, tiles, strict=False):
+    drawn, axes = grid(len(tiles), columns, height)
+    for axis, tile in zip(axes, tiles, strict=True):
         draw_tile(axis, tile, results, width, sizes)
     drawn.tight_layout(pad=0.3, h_pad=0.8, w_pad=0.6)
     return drawn
@@ -97,26 +90,20 @@ for _name, _of, _layout, _caption in (
 def steps_figure(example: Mapping[str, Any], results: Path, columns: int = 6, unseen: int = 2) -> Figure:
     """A query and the targets retrieved for it, nearest first, with their owners' captions and what becomes of them.
 
-    Args:
-        example: metrics/mining_example.json: `anchor` and `steps`.
-        results: folder that pictures are relative to.
-        columns: panels in a row.
-        unseen: how many of the targets that are not looked at are drawn; the table has all of them.
+    Of the targets that are not looked at, `unseen` are drawn; the table has all of them.
     """
     looked_at = sum(step["fate"] != "not looked at" for step in example["steps"])
     steps = example["steps"][: looked_at + unseen]
     owners = [step["owner_text"] for step in steps if step["owner"] >= 0]
     task = _common_words([example["anchor"]["text"], *owners])
-    lines = -(-(len(steps) + 1) // columns)
-    drawn, axes = panels(lines, columns, 1.95 * lines)
-    query, *places = axes.flatten()
+    drawn, (query, *places) = grid(len(steps) + 1, columns, 1.95)
     anchor = {**example["anchor"], "text": example["anchor"]["text"].removeprefix(task), "title": "the query"}
     draw_tile(query, anchor, results, 22, (7.5, 7.5))
-    for rank, (axis, step) in enumerate(zip(places, steps, strict=False), 1):
+    for rank, (axis, step) in enumerate(zip(places, steps, strict=True), 1):
         colour = FATES[step["fate"]]
         draw_tile(axis, _step_tile(rank, step, task), results, 25, (7.5, 6.5), colour)
         axis.title.set(color=colour if colour != "0.5" else "0.35")
-    for axis in places[len(steps) :]:
+    for axis in drawn.axes[len(steps) + 1 :]:
         axis.set_visible(False)
     drawn.tight_layout(pad=0.4, h_pad=0.8)
     return drawn

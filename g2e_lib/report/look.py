@@ -10,11 +10,13 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from PIL import Image
 
 from g2e_lib.project.store import atomic_path
 from g2e_lib.report.text import Drawn
 
 ONE_COLUMN, TWO_COLUMNS = 3.5, 7.2  # inches, of a two-column paper
+PIXELS_PER_INCH, SCREEN = 200, 96  # of saved figures, and of a browser's inch
 
 # Told apart by colour-blind readers (after Okabe and Ito), and in black and white by lightness, dark to light.
 COLOURS = ("#1f1f1f", "#0b5394", "#c4440c", "#0f9d76", "#e08fc0", "#7cc6f2", "#f6de6c")
@@ -32,7 +34,7 @@ def use_style() -> None:
         rc={
             "figure.dpi": 110,
             "figure.figsize": (TWO_COLUMNS, 2.6),
-            "savefig.dpi": 200,
+            "savefig.dpi": PIXELS_PER_INCH,
             "savefig.bbox": "tight",
             "svg.hashsalt": "g2e_lib",  # otherwise every SVG gets new random ids
             "svg.fonttype": "none",
@@ -47,6 +49,15 @@ def use_style() -> None:
             "ytick.labelsize": 8,
         },
     )
+
+
+def grid(count: int, columns: int, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:  # noqa: ANN401
+    """So many axes in rows of `columns`, each `height` inches high; what is left over of the last row is blank."""
+    rows = -(-count // columns)
+    drawn, axes = panels(rows, columns, height * rows, **shared)
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    return drawn, list(axes.flat[:count])
 
 
 def panels(rows: int, columns: int, height: float, width: float = TWO_COLUMNS, **shared: Any) -> tuple[Figure, Any]:  # noqa: ANN401 (options of matplotlib)
@@ -75,13 +86,7 @@ def _values(estimates: Iterable[Drawn | None]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bars(axis: Axes, labels: Sequence[str], series: Mapping[str, Sequence[Drawn | None]]) -> None:
-    """Groups of bars with their intervals; what was not measured leaves a gap.
-
-    Args:
-        axis: to draw on.
-        labels: one a group.
-        series: by name an estimate, or None, for each group.
-    """
+    """Groups of bars with their intervals, an estimate for each label; what was not measured, None, leaves a gap."""
     width = 0.86 / len(series)
     for index, (name, estimates) in enumerate(series.items()):
         values, reach = _values(estimates)
@@ -109,6 +114,14 @@ def horizontal(axis: Axes, place: float, estimate: Drawn, index: int, label: str
     style = look(index) | {"markersize": 4.5, "capsize": 2, "elinewidth": 1, "ecolor": "0.25"}
     values, reach = _values([estimate])
     axis.errorbar(values, [place], xerr=reach, **style | {"linestyle": "none", "label": label})
+
+
+def listed(axis: Axes, labels: Sequence[str], estimates: Sequence[Drawn | None], looks: Sequence[int]) -> None:
+    """Labelled estimates under each other, each in the look of its number; what was not measured is left out."""
+    for place, (estimate, index) in enumerate(zip(estimates, looks, strict=True)):
+        if estimate:
+            horizontal(axis, -place, estimate, index, labels[place])
+    axis.set_yticks([-place for place in range(len(labels))], labels)
 
 
 def curves(axis: Axes, logs: Sequence[Sequence[Mapping]], field: str, alpha: float, **style: Any) -> None:  # noqa: ANN401
@@ -139,6 +152,12 @@ def finish(figure: Figure, legend_of: Axes | None = None, columns: int = 1, pad:
 def legend_beside(axis: Axes) -> None:
     """A legend to the right of an axis."""
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def size_on_screen(path: Path) -> tuple[int, int]:
+    """Width and height, in a browser's pixels, at which a saved figure is shown: a little larger than on paper."""
+    with Image.open(path) as image:
+        return tuple(round(side * SCREEN * 1.15 / PIXELS_PER_INCH) for side in image.size)
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:

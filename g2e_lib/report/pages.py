@@ -20,7 +20,8 @@ from PIL import Image
 
 from g2e_lib.project.config import PACKAGE
 from g2e_lib.project.store import write_text
-from g2e_lib.report import PIXELS_PER_INCH, SCREEN, Report, claims
+from g2e_lib.report import Report, claims
+from g2e_lib.report.look import size_on_screen
 from g2e_lib.report.registry import ENTRIES, Entry
 from g2e_lib.report.text import to_html
 
@@ -106,8 +107,7 @@ def _figure(report: Report, entry: Entry) -> dict[str, Any] | None:
     if not path.is_file() or entry.name.startswith("ablation_"):
         return None
     data = small_png(path.read_bytes())
-    with Image.open(path) as image:
-        width, height = (round(side * SCREEN * 1.15 / PIXELS_PER_INCH) for side in image.size)
+    width, height = size_on_screen(path)
     up = "../" * (2 + report.name.count("/"))  # from where the results are put in the end
     link = f"{up}figures/{report.name}/{entry.name}.svg"
     return {"data": data, "width": width, "height": height, "caption": entry.caption, "link": link}
@@ -135,13 +135,7 @@ def write_notebook_pages(folder: Path) -> list[Path]:
 
 
 def notebook_html(notebook: nbformat.NotebookNode, stem: str, stems: list[str]) -> str:
-    """An executed notebook as a page.
-
-    Args:
-        notebook: changed in place.
-        stem: of its file.
-        stems: of all notebooks, for links to and fro.
-    """
+    """An executed notebook, which is changed in place, as a page; `stems` of all are linked to and fro."""
     from nbconvert import HTMLExporter  # here: it takes a second to import, and only pages need it
     from pygments.formatters import HtmlFormatter
 

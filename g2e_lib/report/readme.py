@@ -6,10 +6,10 @@ Each lies between two marks, `<!-- name:start -->` and `<!-- name:end -->`; ever
 import re
 from collections.abc import Callable
 
-import nbformat
 import pandas as pd
 
 from g2e_lib.project import config
+from g2e_lib.project.notebooks import notebook_paths, title
 from g2e_lib.project.store import read_json, write_text
 from g2e_lib.report import Report, claims
 from g2e_lib.report.pages import write_site
@@ -62,8 +62,7 @@ def notebooks_block(report: Report) -> str:
     path = report.folder / "run.json"
     record = read_json(path, made_by="run_all.sh") if path.is_file() else {"notebooks": {}}
     rows, total = [], 0.0
-    for notebook in sorted(config.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
-        title = nbformat.read(notebook, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
+    for notebook in notebook_paths():
         seconds = record["notebooks"].get(notebook.stem, {}).get("seconds")
         total += seconds or 0
         folder = f"results/{report.name}"
@@ -71,7 +70,7 @@ def notebooks_block(report: Report) -> str:
         page += f", {_link('ipynb', f'{folder}/notebooks/{notebook.name}')}"
         name = _link(notebook.stem, f"notebooks/{notebook.name}")
         shown = f"{seconds:.0f}" if seconds is not None else "–"
-        rows.append({"notebook": name, "question": title, "executed": page, "seconds": shown})
+        rows.append({"notebook": name, "question": title(notebook), "executed": page, "seconds": shown})
     last = f"The last run took {total / 60:.0f} minutes in all, with what was cached"
     return f"{_narrow(pd.DataFrame(rows))}\n{last}; {_training_cost(report)}"
 
@@ -116,11 +115,7 @@ BLOCKS: dict[str, Callable[[Report], str]] = {
 
 
 def render(text: str, report: Report) -> str:
-    """The README with every block made anew.
-
-    Args:
-        text: the README as it is.
-        report: of the results to show.
+    """The README's text with every block made anew.
 
     Raises:
         ValueError: a block's marks are missing.
@@ -137,11 +132,8 @@ def render(text: str, report: Report) -> str:
 def refresh(report: Report) -> bool:
     """Bring what depends on published results up to date: their pages, whose links know where they lie, and the README.
 
-    Args:
-        report: on what was published; the README shows one profile only.
-
     Returns:
-        Whether the README changed.
+        Whether the README changed, which shows one profile only.
     """
     write_site(report)
     path = config.ROOT / NAME

@@ -15,25 +15,17 @@ from typing import Any
 class Entry:
     """A table or a figure.
 
-    Attributes:
-        kind: "table" or "figure".
-        name: of its files.
-        make: gets the metrics in order; also `profile` (its name) and `results` (the folder), if it has such
-            parameters. Returns None, or an empty table, if there is nothing to show. Its docstring's first line is
-            the caption.
-        needs: names of metrics files, without suffix.
-        may_use: further ones, given as None where they are missing.
-        arguments: further arguments of `make`.
-        label: what tells it from others that the same function makes.
+    `make` gets the metrics in order; also `profile` (its name) and `results` (the folder), if it has such parameters.
+    It returns None, or an empty table, if there is nothing to show. Its docstring's first line is the caption.
     """
 
-    kind: str
-    name: str
+    kind: str  # "table" or "figure"
+    name: str  # of its files
     make: Callable[..., Any]
-    needs: tuple[str, ...]
-    may_use: tuple[str, ...] = ()
-    arguments: dict[str, Any] = field(default_factory=dict)
-    label: str = ""
+    needs: tuple[str, ...]  # names of metrics files, without suffix
+    may_use: tuple[str, ...] = ()  # further ones, given as None where they are missing
+    arguments: dict[str, Any] = field(default_factory=dict)  # further ones of `make`
+    label: str = ""  # what tells it from others that the same function makes
 
     @property
     def caption(self) -> str:

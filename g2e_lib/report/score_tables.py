@@ -63,15 +63,20 @@ def difference_table(metrics: Metrics) -> pd.DataFrame:
 @table("zero_shot_datasets", needs=("zero_shot",))
 def dataset_table(metrics: Metrics) -> pd.DataFrame:
     """hit@1 of every prompt on every dataset, with the chance level; * marks what is no better than chance."""
+    return _by_dataset(metrics["datasets"], metrics["prompts"], with_chance=True)
+
+
+def _by_dataset(datasets: Metrics, methods: Metrics, with_chance: bool = False) -> pd.DataFrame:
+    """Scores of methods, the columns, on every dataset."""
     rows = []
-    for name, info in metrics["datasets"].items():
-        head = {"dataset": name, "meta-task": info["meta_task"], "IND/OOD": info["distribution"], "n": info["n"]}
-        head |= {"chance": f"{info['chance']:.1f}"}
-        for prompt, found in metrics["prompts"].items():
-            estimate = found["datasets"][name]
-            head[prompt] = interval(estimate) + ("*" if estimate["low"] <= info["chance"] else "")
-        rows.append(head)
-    return mark_best(pd.DataFrame(rows), range(len(rows)), list(metrics["prompts"]), by_row=True)
+    for name, info in datasets.items():
+        cells = {"dataset": name, "meta-task": info["meta_task"], "IND/OOD": info["distribution"], "n": str(info["n"])}
+        cells |= {"chance": f"{info['chance']:.1f}"} if with_chance else {}
+        for label, method in methods.items():
+            estimate = method["datasets"][name]
+            cells[label] = interval(estimate) + "*" * (with_chance and estimate["low"] <= info["chance"])
+        rows.append(cells)
+    return mark_best(pd.DataFrame(rows), range(len(rows)), list(methods), by_row=True)
 
 
 FINE_TUNED = "setting == 'fine_tuned'"
@@ -84,17 +89,13 @@ def training_table(metrics: Metrics, profile: str, papers: Mapping[str, str]) ->
     """Table 2: hit@1 after fine-tuning, beside the papers' rows; sd is the spread of the overall score over seeds."""
     published = [paper | {"seeds": "–"} for name, query in papers.items() for paper in paper_rows(profile, name, query)]
     ours = [row(f"{profile}: {display(key)}", m["groups"]) | seeds(m) for key, m in metrics["methods"].items()]
-    return score_table(published, ours, difference_rows(metrics["differences"], has_seeds=True))
+    return score_table(published, ours, difference_rows(metrics["differences"]))
 
 
 @table("training_datasets", needs=("training",))
 def training_datasets_table(metrics: Metrics) -> pd.DataFrame:
     """hit@1 of every method on every dataset."""
-    rows, methods = [], {display(key): method for key, method in metrics["methods"].items()}
-    for name, info in metrics["datasets"].items():
-        head = {"dataset": name, "meta-task": info["meta_task"], "IND/OOD": info["distribution"], "n": str(info["n"])}
-        rows.append(head | {label: interval(method["datasets"][name]) for label, method in methods.items()})
-    return mark_best(pd.DataFrame(rows), range(len(rows)), list(methods), by_row=True)
+    return _by_dataset(metrics["datasets"], {display(key): method for key, method in metrics["methods"].items()})
 
 
 @table("training_cost", needs=("training",))

@@ -24,7 +24,6 @@ LONG = 24  # characters; a column with longer texts is kept wide
 
 Drawn = Mapping[str, Any]  # a stored estimate: value, low, high, n
 
-
 NAMES = yaml.safe_load((Path(__file__).parent / "names.yaml").read_text(encoding="utf-8"))
 QUESTIONS: dict[str, str] = NAMES["questions"]  # of ablations, with their titles
 
@@ -63,14 +62,7 @@ def interval(estimate: Drawn, signed: bool = False, digits: int = 1) -> str:
 def row(
     label: str, estimates: Mapping[str, Any], columns: Mapping[str, str] = TITLES, signed: bool = False
 ) -> dict[str, str]:
-    """Estimates by column, with n; where seeds were counted, their number and the spread of the overall score.
-
-    Args:
-        label: of the row.
-        estimates: by key; what was not measured is a dash.
-        columns: key and title.
-        signed: they are differences.
-    """
+    """Estimates by column, of key and title, with n; what was not measured is a dash; differences are `signed`."""
     cells = {title: interval(estimates[key], signed) if key in estimates else "–" for key, title in columns.items()}
     whole = next(estimates[key] for key in ("overall", "mean", *columns) if key in estimates)
     return {"": label, **cells, "n": str(whole["n"])}
@@ -82,13 +74,11 @@ def seeds(method: Mapping[str, Any]) -> dict[str, str]:
     return {"seeds": "1" if len(values) == 1 else f"{len(values)}, sd {np.std(values, ddof=1):.1f}"}
 
 
-def difference_rows(
-    differences: Mapping[str, Any], columns: Mapping[str, str] = TITLES, has_seeds: bool = False
-) -> list[dict[str, str]]:
+def difference_rows(differences: Mapping[str, Any], columns: Mapping[str, str] = TITLES) -> list[dict[str, str]]:
     """A row for every method against every baseline, in points, paired on the same queries."""
     return [
         row(f"{display(method)} - {display(baseline)}", found, columns, signed=True)
-        | (seeds(found) if has_seeds else {})
+        | (seeds(found) if "overall_by_seed" in found else {})
         for baseline, others in differences.items()
         for method, found in others.items()
     ]
@@ -98,7 +88,7 @@ def paper_rows(profile: str, name: str, query: str = "", columns: Mapping[str, s
     """Rows of published scores; none for `smoke`, whose numbers are never shown beside a paper's.
 
     Args:
-        profile: its name.
+        profile: the run's.
         name: of the published table.
         query: which rows.
         columns: of the published table, with titles; without, those of MMEB.
@@ -210,12 +200,7 @@ def save_table(table: pd.DataFrame, folder: Path, name: str) -> None:
 
 
 class TableView:
-    """A table as a notebook shows it: an excerpt, and the whole one folded under it.
-
-    Args:
-        whole: the table.
-        caption: what to look at.
-    """
+    """A table as a notebook shows it: an excerpt, and the whole one folded under it."""
 
     MOST_ROWS, MOST_COLUMNS = 8, 6
 

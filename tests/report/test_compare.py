@@ -35,7 +35,7 @@ def make_run(tmp_path, monkeypatch):
         if answers is not None:
             groups = {"overall": vars(percent_estimate({n: np.array([*map(int, v)]) for n, v in answers.items()}))}
             method = {"groups": groups, "right": {name: [text] for name, text in answers.items()}}
-            training = {"provenance": {"data": data}, "datasets": FACTS, "arms": {"saha": method}}
+            training = {"provenance": {"data": data}, "datasets": FACTS, "methods": {"saha": method}}
             write_json(folder / "metrics" / "training.json", training)
         write_text(folder / "tables" / "scores.csv", table)
         write_text(folder / "tables" / "claims.csv", claims)
