@@ -1,7 +1,7 @@
 """Every setting of every notebook, with its default, once. Needs no torch.
 
 A notebook shows the settings a reader would turn; the others come from its class here, from the profile, and from
-`-p`. `TrainingSettings.of(results, steps=steps)` puts them together.
+`-p`. `TrainingSettings.from_cell(results, globals())` puts them together.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -45,6 +45,11 @@ class Settings:
         if unknown := [name for name in given if name not in known]:
             raise ValueError(f"{cls.notebook} has no setting {unknown[0]!r}: choose among {', '.join(known)}")
         return cls(**given)
+
+    @classmethod
+    def from_cell(cls, results: "Results", names: dict[str, Any]) -> Self:
+        """Like `of`, with whatever of a notebook's `globals()` is a setting: its parameters cell."""
+        return cls.of(results, **{field.name: names[field.name] for field in fields(cls) if field.name in names})
 
     def record(self) -> dict[str, Any]:
         """All settings, for provenance."""
