@@ -80,3 +80,8 @@ class Run:
         facts = {key: value for key, value in vars(self).items() if key != "started"}
         seconds = round(time.perf_counter() - self.started, 2)  # since the Run was made; short if read from a cache
         return {**environment(), **facts, "fingerprint": fingerprint(self.settings), "n": n, "seconds": seconds}
+
+
+def is_interactive() -> bool:
+    """Whether somebody sits in front of this kernel: a Jupyter server started it."""
+    return "JPY_SESSION_NAME" in os.environ
