@@ -7,14 +7,7 @@ from g2e_lib.project.fingerprint import code_fingerprint, decisive_modules
 
 # What an embedding depends on. A module more is right if it decides one; a cache or a drawing does not.
 EMBEDDING = {
-    *(
-        "backbone.checkpoint",
-        "backbone.images",
-        "backbone.inputs",
-        "backbone.inputs",
-        "backbone.processor",
-        "backbone.qwen2vl",
-    ),
+    *("backbone.checkpoint", "backbone.images", "backbone.inputs", "backbone.processor", "backbone.qwen2vl"),
     *("data.images", "data.items", "embedder", "prompts"),
 }
 
