@@ -1,11 +1,13 @@
 """Whole notebooks on the smoke profile, as run_all.sh runs them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-from standin import Project
+from standin import SOLVE, Project
 
 from g2e_lib.project import config
 from g2e_lib.project.notebooks import notebook_paths
@@ -35,6 +37,12 @@ def test_a_second_run_from_the_cache_gives_identical_tables(smoke, tmp_path):
     second = Project(tmp_path, None, "smoke")
     second.run(G2E_TEST_KERNEL="no", G2E_CACHE=smoke.environment["G2E_CACHE"])
     assert second.tables() == smoke.tables()
+
+
+def test_the_solutions_are_right(smoke):
+    command = [sys.executable, "-c", SOLVE, str(smoke.root), "smoke"]
+    done = subprocess.run(command, capture_output=True, text=True, env=smoke.environment, cwd=smoke.root, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_07_draws_what_the_other_notebooks_drew(smoke):
