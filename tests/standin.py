@@ -382,7 +382,6 @@ def solve_here(root: Path, profile: str) -> None:
     for path in sorted((config.NOTEBOOKS / "solutions").glob("*.ipynb")):
         shown = {name: chosen[path.stem][name] for name in cell_parameters(path) if name in chosen[path.stem]}
         execute_here(path, root / "solutions" / path.name, {"run": profile, **shown})
-        print(path.stem)
 
 
 RUN = "import pathlib, sys, standin; sys.exit(standin.run_here(pathlib.Path(sys.argv[1]), *sys.argv[2:]))"
