@@ -17,6 +17,7 @@ from g2e_lib.project.results import RECORD
 from g2e_lib.project.store import read_json, write_json
 
 KERNEL = "python3"
+WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar, where ipywidgets is installed
 QUIET_KERNEL = ["--Application.log_level=ERROR"]  # its start-up warnings are not about the notebooks
 
 
@@ -25,12 +26,13 @@ def tidy(path: Path) -> None:
     import nbformat
 
     notebook = nbformat.read(path, as_version=4)
-    notebook.metadata.pop("papermill", None)
+    for made_anew in ("papermill", "widgets"):
+        notebook.metadata.pop(made_anew, None)
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"  # papermill's injected cell has a random one
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", {})]
             for output in cell.outputs:
                 if "text" in output:
                     output["text"] = output["text"].replace(f"{config.ROOT}{os.sep}", "")

@@ -180,9 +180,10 @@ def formula_html(formula: str) -> str:
     """A formula as a picture that stands on the line of its text; one that cannot be drawn, as its source."""
     buffer, source = BytesIO(), " ".join(formula.replace(r"\tfrac", r"\frac").replace(r"\lVert", r"\|").split())
     source = re.sub(r"\\([lg]e)\b", r"\\\1q", source.replace(r"\rVert", r"\|"))
+    # The space at the end is for slanted letters, which are wider than they say.
     try:
         with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "g2e_lib", "mathtext.fontset": "cm"}):
-            depth = math_to_image(f"${source}$", buffer, FontProperties(size=LETTER), dpi=72, format="svg")
+            depth = math_to_image(rf"${source}\,$", buffer, FontProperties(size=LETTER), dpi=72, format="svg")
     except ValueError:
         return f"<code>{escape(formula)}</code>"
     drawn = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue().decode(), flags=re.DOTALL)  # it has a date
