@@ -51,10 +51,6 @@ class Report(Results):
                 width = size_on_screen(path)[0]
                 display.display(display.Image(filename=str(path), width=width, alt=find("figure", name).caption))
 
-    def draw_all_of(self, metrics: str) -> None:
-        """Make, save and show every figure that needs these metrics first of all."""
-        self.figure(*(name for (kind, name), e in ENTRIES.items() if kind == "figure" and e.needs[0] == metrics))
-
     def claims_now(self, part: str = "", chosen: Callable[[Claim], bool] = lambda claim: True) -> pd.DataFrame:
         """The claims with their verdicts, see claims.claims_table."""
         found = {name: self.metrics(name) for name in claims_module.METRICS if self.has(name)}
