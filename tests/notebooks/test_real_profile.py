@@ -51,8 +51,8 @@ def test_every_dataset_and_subset_takes_part(project):
     assert zero_shot["provenance"]["settings"]["images"] == "paper_eval"
     assert len(project.metrics("mining")["miners"]["saha"]["subsets"]) == 20
     training = project.metrics("training")
-    assert training["provenance"]["settings"]["image_rule"] == "paper_train"
-    assert {len(log) for arm in training["arms"].values() for log in arm["log"]} == {2}
+    assert training["provenance"]["settings"]["train_images"] == "paper_train"
+    assert {len(log) for method in training["methods"].values() for log in method["log"]} == {2}
     setup = project.metrics("setup")
     assert setup["benchmark"]["world"] == "mmeb"
     assert {one["train_pairs"] > 0 for one in setup["datasets"].values()} == {True, False}
@@ -61,7 +61,7 @@ def test_every_dataset_and_subset_takes_part(project):
 def test_unime_and_sugarcrepe_take_part(project):
     unime = project.metrics("unime")
     assert unime["teacher"]["model"] == "Qwen/Qwen3-Embedding-4B"
-    assert unime["provenance"]["settings"]["common"]["use_dora"] is True
+    assert unime["provenance"]["settings"]["use_dora"] is True
     assert list(unime["retrieval"]["unime_1_2"]) == ["short_i2t", "short_t2i", "long_i2t", "long_t2i"]
     assert "Urban1K" in (project.results / "tables" / "unime_retrieval.md").read_text()
     crepe = project.metrics("sugarcrepe")["sets"]
