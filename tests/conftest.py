@@ -17,9 +17,29 @@ SHARED = Path(os.environ.get("G2E_TEST_DATA", Path(__file__).resolve().parents[2
 SMALL = benchmark.Size(queries=12, pairs=30, candidates=10, families=20)
 
 
+# What trains, starts processes, opens a browser or draws everything: left out by `./run_all.sh test --quick`.
+SLOW = {
+    *(
+        "backbone/test_sharding",
+        "experiments/test_study",
+        "experiments/test_worlds",
+        "glyphworld/pretraining/test_vision",
+    ),
+    *("glyphworld/pretraining/test_competence", "glyphworld/pretraining/test_pretrain", "project/test_run"),
+    *("report/test_pages", "report/test_registry", "scale/test_launch", "scale/test_launching", "scale/test_parallel"),
+    *("scale/test_scale", "test_benchmarks", "test_encoder", "test_gradcache", "test_train"),
+}
+SLOW_TESTS = {"test_imports_without_torch"}
+
+
 def pytest_collection_modifyitems(items):
     """What takes minutes comes first, or one process would be left with it at the end."""
-    items.sort(key=lambda item: "notebooks" not in item.keywords)
+    here = Path(__file__).parent
+    for item in items:
+        place = item.path.relative_to(here).with_suffix("").as_posix() if item.path.is_relative_to(here) else ""
+        if place in SLOW or getattr(item, "originalname", "") in SLOW_TESTS:
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: ("notebooks" not in item.keywords, "slow" not in item.keywords))
 
 
 @pytest.fixture(scope="session")
